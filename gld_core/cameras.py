@@ -1,0 +1,228 @@
+"""Cameras: conventions, pose encodings, and what the networks are told about them.
+
+Axes are OpenCV's: x right, y down, z forward. Poses are camera-to-world (c2w), intrinsics K are in pixels of a
+height x width image. Cameras are float32 on the CPU whatever the networks run in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """V pinhole cameras: c2w (V, 4, 4), K (V, 3, 3) in pixels of height x width images."""
+
+    c2w: Tensor
+    K: Tensor
+    height: int
+    width: int
+
+    def __post_init__(self):
+        for name, size in (("c2w", 4), ("K", 3)):
+            value = torch.as_tensor(getattr(self, name)).detach().to("cpu", torch.float32)
+            if value.ndim != 3 or value.shape[1:] != (size, size):
+                raise ValueError(f"Cameras.{name} has shape {tuple(value.shape)}; give (V, {size}, {size}).")
+            object.__setattr__(self, name, value)
+        if len(self.c2w) != len(self.K):
+            raise ValueError(f"Cameras has {len(self.c2w)} poses but {len(self.K)} intrinsics; give one K per pose.")
+
+    def __len__(self) -> int:
+        return len(self.c2w)
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Cameras:
+        if isinstance(index, int):
+            index = [index]
+        elif not isinstance(index, slice):
+            index = list(index)
+        return Cameras(self.c2w[index], self.K[index], self.height, self.width)
+
+    @property
+    def w2c(self) -> Tensor:
+        """(V, 4, 4) world-to-camera."""
+        return torch.linalg.inv(self.c2w.double()).float()
+
+    def check(self) -> None:
+        """Raise ValueError, naming the view and the cure, unless every camera is one a network can be given."""
+        for name, value in (("pose", self.c2w), ("K", self.K)):
+            bad = ~torch.isfinite(value).flatten(1).all(dim=1)
+            if bad.any():
+                raise ValueError(f"The {name} of view {int(bad.nonzero()[0])} is not finite; leave that view out.")
+        R = self.c2w[:, :3, :3].double()
+        error = (R @ R.transpose(1, 2) - torch.eye(3, dtype=R.dtype)).abs().amax(dim=(1, 2))
+        for view in range(len(self)):
+            if error[view] > 1e-2:
+                raise ValueError(
+                    f"The rotation of view {view} is not orthonormal (off by {error[view]:.3g}); "
+                    "give camera-to-world matrices without scale or shear."
+                )
+            if torch.linalg.det(R[view]) < 0:
+                raise ValueError(
+                    f"The rotation of view {view} is mirrored; give right-handed axes (x right, y down, z forward)."
+                )
+            if (self.c2w[view, 3] - torch.tensor([0.0, 0.0, 0.0, 1.0])).abs().max() > 1e-4:
+                raise ValueError(f"The last row of view {view}'s pose is not 0 0 0 1; give camera-to-world matrices.")
+            fx, fy, (cx, cy) = self.K[view, 0, 0], self.K[view, 1, 1], self.K[view, :2, 2]
+            if fx <= 0 or fy <= 0:
+                raise ValueError(f"K of view {view} has a focal length of 0 or below; give focal lengths in pixels.")
+            if not (0 <= cx <= self.width and 0 <= cy <= self.height):
+                raise ValueError(
+                    f"K of view {view} has its principal point ({cx:.4g}, {cy:.4g}) outside the "
+                    f"{self.width}x{self.height} image; K belongs to another image size: scale it with the image."
+                )
+
+
+def relative_to_last(c2w: Tensor) -> Tensor:
+    """(V, 4, 4) poses seen from the last one, which becomes the identity. float64."""
+    c2w = c2w.double()
+    return torch.linalg.inv(c2w[-1]) @ c2w
+
+
+def translation_scale(c2w: Tensor) -> Tensor:
+    """What brings the largest translation coordinate, relative to the last view, to 1. spec/model.md section 5."""
+    return 1 / (relative_to_last(c2w)[:, :3, 3].abs().max() + 1e-8)
+
+
+def pluecker_map(cameras: Cameras) -> Tensor:
+    """(V, 6, H, W) ray direction and moment (origin x direction), poses relative to the last view and rescaled."""
+    c2w = relative_to_last(cameras.c2w)
+    origin = c2w[:, :3, 3] * translation_scale(cameras.c2w)
+    y, x = torch.meshgrid(
+        torch.arange(cameras.height, dtype=torch.float64),
+        torch.arange(cameras.width, dtype=torch.float64),
+        indexing="ij",
+    )
+    # Quirk: half a pixel less in x, half a pixel more in y.
+    pixels = torch.stack([x - 0.5, y + 0.5, torch.ones_like(x)]).flatten(1)
+    maps = []
+    for R, o, K in zip(c2w[:, :3, :3], origin, cameras.K.double(), strict=True):
+        direction = R @ torch.linalg.inv(K) @ pixels
+        direction = direction / direction.norm(dim=0, keepdim=True)
+        maps.append(torch.cat([direction, torch.linalg.cross(o[:, None], direction, dim=0)]).float())
+    return torch.stack(maps).unflatten(2, (cameras.height, cameras.width))
+
+
+def camera_map(cameras: Cameras, sources: int) -> Tensor:
+    """(V, 7, H, W): the mask (0 for the first `sources` views, 1 for targets), then the Pluecker map."""
+    mask = torch.ones(len(cameras), 1, cameras.height, cameras.width)
+    mask[:sources] = 0
+    return torch.cat([mask, pluecker_map(cameras)], dim=1)
+
+
+def scaled_w2c(cameras: Cameras) -> Tensor:
+    """(V, 4, 4) float64 world-to-camera of the poses as given, translations times `translation_scale`."""
+    w2c = torch.linalg.inv(cameras.c2w.double())
+    w2c[:, :3, 3] *= translation_scale(cameras.c2w)
+    return w2c
+
+
+def normalized_intrinsics(K: Tensor, height: int, width: int) -> Tensor:
+    """(V, 3, 3) float64 K in units of the image, principal point from its centre, without skew."""
+    out = torch.zeros_like(K, dtype=torch.float64)
+    out[:, 0, 0] = K[:, 0, 0].double() / width
+    out[:, 1, 1] = K[:, 1, 1].double() / height
+    out[:, 0, 2] = K[:, 0, 2].double() / width - 0.5
+    out[:, 1, 2] = K[:, 1, 2].double() / height - 0.5
+    out[:, 2, 2] = 1
+    return out
+
+
+def projection_matrices(w2c: Tensor, K: Tensor) -> Tensor:
+    """(V, 3, 4, 4) float32: what PRoPE multiplies q, k and v, and the attention's output by.
+
+    w2c (V, 4, 4), K (V, 3, 3) normalised. With P = lift(K) w2c they are P^T, inv(w2c) lift(K) and P.
+    spec/model.md section 4.
+    """
+    w2c = w2c.double()
+    lifted = torch.eye(4, dtype=torch.float64).repeat(len(K), 1, 1)
+    lifted[:, :3, :3] = K
+    P = lifted @ w2c
+    # Quirk: lift(K) itself in the second, not its inverse.
+    return torch.stack([P.transpose(1, 2), torch.linalg.inv(w2c) @ lifted, P], dim=1).float()
+
+
+def quaternion_to_rotation(q: Tensor) -> Tensor:
+    """(..., 4) xyzw, scalar last, of any length (factor 2/|q|^2) -> (..., 3, 3)."""
+    x, y, z, w = q.unbind(-1)
+    s = 2 / (q * q).sum(dim=-1)
+    rows = [
+        [1 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w)],
+        [s * (x * y + z * w), 1 - s * (x * x + z * z), s * (y * z - x * w)],
+        [s * (x * z - y * w), s * (y * z + x * w), 1 - s * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def rotation_to_quaternion(R: Tensor) -> Tensor:
+    """(..., 3, 3) -> (..., 4) unit xyzw with scalar part >= 0."""
+    m = R
+    diagonal = [m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]]
+    trace = diagonal[0] + diagonal[1] + diagonal[2]
+    # Each row is 4 * q_i * q; the largest q_i gives the best-conditioned one.
+    rows = torch.stack(
+        [
+            torch.stack(
+                [
+                    1 + 2 * diagonal[0] - trace,
+                    m[..., 0, 1] + m[..., 1, 0],
+                    m[..., 0, 2] + m[..., 2, 0],
+                    m[..., 2, 1] - m[..., 1, 2],
+                ],
+                -1,
+            ),
+            torch.stack(
+                [
+                    m[..., 0, 1] + m[..., 1, 0],
+                    1 + 2 * diagonal[1] - trace,
+                    m[..., 1, 2] + m[..., 2, 1],
+                    m[..., 0, 2] - m[..., 2, 0],
+                ],
+                -1,
+            ),
+            torch.stack(
+                [
+                    m[..., 0, 2] + m[..., 2, 0],
+                    m[..., 1, 2] + m[..., 2, 1],
+                    1 + 2 * diagonal[2] - trace,
+                    m[..., 1, 0] - m[..., 0, 1],
+                ],
+                -1,
+            ),
+            torch.stack(
+                [m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1], 1 + trace], -1
+            ),
+        ],
+        dim=-2,
+    )
+    best = rows.diagonal(dim1=-2, dim2=-1).argmax(dim=-1)
+    q = rows.gather(-2, best[..., None, None].expand(*best.shape, 1, 4)).squeeze(-2)
+    q = q / q.norm(dim=-1, keepdim=True)
+    return torch.where(q[..., 3:] < 0, -q, q)
+
+
+def encode_pose(pose: Tensor, K: Tensor, height: int, width: int) -> Tensor:
+    """(V, 9) float32: translation, quaternion xyzw, vertical and horizontal field of view in radians."""
+    pose, K = pose.double(), K.double()
+    fov_h = 2 * torch.atan(height / 2 / K[:, 1, 1])
+    fov_w = 2 * torch.atan(width / 2 / K[:, 0, 0])
+    return torch.cat(
+        [pose[:, :3, 3], rotation_to_quaternion(pose[:, :3, :3]), fov_h[:, None], fov_w[:, None]], dim=1
+    ).float()
+
+
+def decode_pose(encoding: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """(V, 9) encoding -> pose (V, 4, 4) and K (V, 3, 3), principal point in the middle; tangents from 1e-6 up."""
+    encoding = encoding.detach().to("cpu", torch.float64)
+    pose = torch.eye(4, dtype=torch.float64).repeat(len(encoding), 1, 1)
+    pose[:, :3, :3] = quaternion_to_rotation(encoding[:, 3:7])
+    pose[:, :3, 3] = encoding[:, :3]
+    tangent = torch.tan(encoding[:, 7:] / 2).clamp(min=1e-6)
+    K = torch.zeros(len(encoding), 3, 3, dtype=torch.float64)
+    K[:, 0, 0] = width / 2 / tangent[:, 1]
+    K[:, 1, 1] = height / 2 / tangent[:, 0]
+    K[:, 0, 2], K[:, 1, 2], K[:, 2, 2] = width / 2, height / 2, 1
+    return pose, K

@@ -1,0 +1,365 @@
+"""Released files: where they are, what is in them, loading them into networks, converting them.
+
+spec/checkpoints.md. Files are memory-mapped; no code in a file is ever run.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from . import da3
+from .dit import FLOAT32_NAMES, MultiViewDiT, split_pair_embedders
+from .dpt import GeometryHead
+from .export import atomic
+from .layers import attention
+from .rgb_decoder import RGBDecoder
+
+Network = TypeVar("Network", bound=nn.Module)
+log = logging.getLogger(__name__)
+
+# Relative paths without suffix: the release has .pt (.safetensors for the backbones), a converted folder .safetensors.
+LAYOUT = {
+    "da3": {
+        "backbone": "pretrained_models/da3/model",
+        "head": "pretrained_models/da3/dpt_decoder",
+        "rgb": "pretrained_models/mae_decoder",
+        "level1": "checkpoints/da3_level1",
+        "level0": "checkpoints/da3_cascade",
+    },
+    "vggt": {
+        "backbone": "VGGT-1B/model",
+        "rgb": "pretrained_models/vggt/mae_decoder",
+        "level1": "checkpoints/vggt_level1",
+        "level0": "checkpoints/vggt_cascade",
+    },
+}
+# The names' prefixes; the first is written on conversion. Tensors without one of them are not the network's.
+PREFIXES = {"head": ("decoder.", "pred."), "rgb": ("decoder.",)}
+STATISTICS = {"da3": ("normalization",), "vggt": ("normalization", "special")}
+STATISTICS_KEY = "gld.statistics"
+# A mapped page counts as used memory until its file is closed, so conversion reopens the file this often.
+PASS_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Per-channel mean and variance, each (C,): latent = (raw - mean) / sqrt(var + 1e-5)."""
+
+    mean: Tensor
+    var: Tensor
+
+    def normalize(self, raw: Tensor) -> Tensor:
+        """raw (..., C)."""
+        return (raw - self.mean.to(raw)) / torch.sqrt(self.var + 1e-5).to(raw)
+
+    def denormalize(self, latent: Tensor) -> Tensor:
+        """latent (..., C)."""
+        return latent * torch.sqrt(self.var + 1e-5).to(latent) + self.mean.to(latent)
+
+
+def find(models_dir: str | os.PathLike, backbone: str, part: str) -> Path:
+    """The file of one part, converted or as released; FileNotFoundError says where to put it."""
+    if backbone not in LAYOUT:
+        raise ValueError(f"There is no backbone {backbone!r}; choose one of {', '.join(LAYOUT)}.")
+    stem = Path(models_dir) / LAYOUT[backbone][part]
+    for suffix in (".safetensors", ".pt"):
+        path = stem.with_name(stem.name + suffix)
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"{stem}.safetensors or .pt is missing; download the released files so that the folder {models_dir} "
+        "has their layout."
+    )
+
+
+def read_file(path: Path) -> Any:
+    """Content of a .safetensors or .pt file, tensors memory-mapped. ValueError where it cannot be read."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing.")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    # A damaged pickle may raise nearly anything.
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{path} cannot be read: it is truncated, damaged or holds more than tensors ({reason}); download it again."
+        ) from error
+
+
+def read_statistics_file(path: Path) -> tuple[Path, Mapping[str, Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing; the statistics come with the research program's code, not with its weights."
+        )
+    content = read_file(path)
+    if not isinstance(content, Mapping) or not {"mean", "var"} <= content.keys():
+        raise ValueError(f"{path} holds no feature statistics; download it again.")
+    return path, content
+
+
+def open_tensors(path: Path) -> dict[str, Tensor]:
+    """Memory-mapped tensors of a checkpoint: those under `ema`, else under `model`, else at the top."""
+    content = read_file(path)
+    for container in ("ema", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
+            content = content[container]
+            break
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds no state dict; give a released checkpoint.")
+    return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def check_finite(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """The tensor itself; ValueError where it has infinities or NaN."""
+    # The sum of finite weights is finite and needs no memory; only a doubtful one is looked at entry by entry.
+    if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
+        raise ValueError(f"{path}: {name} has non-finite weights; download the file again.")
+    return tensor
+
+
+def released_name(name: str) -> str:
+    """The name in a released file of a network's own tensor."""
+    return name.replace(".condition.", ".proj.").replace(".state.", ".proj.")
+
+
+def fill(
+    module: nn.Module,
+    path: Path,
+    read: Callable[[], Mapping[str, Tensor]],
+    device: torch.device | str = "cpu",
+    partial: bool = False,
+) -> None:
+    """Give a network built on the meta device its weights, in the types it was built with.
+
+    read returns mapped tensors under the network's names; it is called again while converting, so that what is
+    done can be let go. With `partial`, tensors that the file lacks are left as they are. Raises ValueError that
+    names file and key for missing, misshapen and non-finite tensors.
+    """
+    expected = module.state_dict()
+    tensors = read()
+    for name, like in expected.items():
+        if name not in tensors and not partial:
+            raise ValueError(f"{path} lacks {released_name(name)}; it is not the file meant here, download that again.")
+        if name in tensors and tensors[name].shape != like.shape:
+            raise ValueError(
+                f"{path}: {released_name(name)} has shape {tuple(tensors[name].shape)}, "
+                f"{tuple(like.shape)} is needed; it is not the file meant here, download that again."
+            )
+    names = [name for name in expected if name in tensors]
+    surplus = [released_name(name) for name in tensors if name not in expected]
+    if surplus:
+        log.info("%s: %d tensors are not used, among them %s", path, len(surplus), surplus[0])
+    module.requires_grad_(False).eval()
+    while names:
+        batch: dict[str, Tensor] = {}
+        converted = 0
+        while names and converted < PASS_BYTES:
+            name = names.pop(0)
+            tensor = tensors[name]
+            check_finite(path, released_name(name), tensor)
+            batch[name] = tensor.to(device=device, dtype=expected[name].dtype).contiguous()
+            if batch[name] is not tensor:
+                converted += tensor.nbytes
+        module.load_state_dict(batch, strict=False, assign=True)
+        if names:
+            del tensor, tensors
+            tensors = read()
+
+
+def load_statistics(models_dir: str | os.PathLike, backbone: str) -> dict[str, Statistics]:
+    """Statistics by kind and level: "normalization0", "special1", ... DA3's special token shares the patches'.
+
+    From the metadata of a converted backbone, else from model_stats/<backbone>.
+    """
+    path = find(models_dir, backbone, "backbone")
+    names = [f"{kind}{level}" for kind in STATISTICS[backbone] for level in (0, 1)]
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            stored = (file.metadata() or {}).get(STATISTICS_KEY)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}. Download it again.") from error
+    if stored is not None:
+        entries = {name: (path, json.loads(stored)[name]) for name in names}
+    else:
+        folder = Path(models_dir) / "model_stats" / backbone
+        entries = {}
+        for name in names:
+            entries[name] = read_statistics_file(folder / f"{name[:-1]}_stats_level{name[-1]}.pt")
+    out = {}
+    for name, (origin, entry) in entries.items():
+        mean, var = (torch.as_tensor(entry[key], dtype=torch.float32).flatten() for key in ("mean", "var"))
+        if not (torch.isfinite(mean).all() and torch.isfinite(var).all() and (var >= 0).all()):
+            raise ValueError(f"{origin} has statistics that are not finite, or a negative variance; download it again.")
+        out[name] = Statistics(mean, var)
+    if backbone == "da3":
+        out |= {"special0": out["normalization0"], "special1": out["normalization1"]}
+    return out
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+DA3_LEVEL1, DA3_CASCADE = "the DA3 level-1 diffusion model", "the DA3 cascade"
+VGGT_DIFFUSION = "a VGGT diffusion model"
+FAMILIES = (
+    ("special_x_embedder.", VGGT_DIFFUSION),
+    ("x_embedder_ref.", DA3_LEVEL1),
+    ("x_embedder.", DA3_CASCADE),
+    ("aggregator.", "VGGT-1B"),
+    ("model.backbone.pretrained.", "DA3-Base"),
+    ("decoder.decoder_embed.", "an RGB decoder"),
+    ("decoder.scratch.", "a geometry head"),
+    ("pred.scratch.", "a geometry head"),
+)
+
+
+def identify(names: Iterable[str]) -> str:
+    """What network a file's tensor names belong to, in words."""
+    names = list(names)
+    for prefix, family in FAMILIES:
+        if any(name.startswith(prefix) for name in names):
+            return family
+    return "no network of GLD"
+
+
+def open_family(path: Path, meant: str) -> dict[str, Tensor]:
+    """`open_tensors`, with ValueError where the file holds another network than the one meant."""
+    tensors = open_tensors(path)
+    found = identify(tensors)
+    if found != meant:
+        raise ValueError(f"{path} holds {found}, where {meant} is meant; put the right file in its place.")
+    return tensors
+
+
+def without_prefix(tensors: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with one of the prefixes, without it."""
+    return {
+        name[len(prefix) :]: tensor
+        for name, tensor in tensors.items()
+        for prefix in prefixes
+        if name.startswith(prefix)
+    }
+
+
+def load_network(
+    build: Callable[..., Network], path: Path, read: Callable[[], Mapping[str, Tensor]], device, **factory
+) -> Network:
+    """Build a network with the dimensions of its tensors and fill it. build is its class's `from_tensors`."""
+    try:
+        network = build(read(), device="meta", **factory)
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error.args[0]}; the file is incomplete, download it again.") from error
+    fill(network, path, read, device)
+    return network
+
+
+def load_diffusion(path: Path, backbone: str, level: int, *, device="cpu", **factory) -> MultiViewDiT:
+    """The diffusion model of level 1, or of level 0 (the cascade), from its file.
+
+    factory: operations, dtype and attention, as MultiViewDiT takes them.
+    """
+    meant = VGGT_DIFFUSION if backbone == "vggt" else DA3_LEVEL1 if level == 1 else DA3_CASCADE
+    open_family(path, meant)
+    return load_network(
+        MultiViewDiT.from_tensors, path, lambda: split_pair_embedders(open_tensors(path)), device, **factory
+    )
+
+
+def load_da3_networks(
+    models_dir: str | os.PathLike, *, device="cpu", attention=attention, **factory
+) -> dict[str, nn.Module]:
+    """The networks of a DA3Codec by name. factory: operations and dtype."""
+    path, head_path, rgb_path = (find(models_dir, "da3", part) for part in ("backbone", "head", "rgb"))
+    has_camera_encoder = any(name.startswith("model.cam_enc.") for name in open_family(path, "DA3-Base"))
+    open_family(head_path, "a geometry head")
+    open_family(rgb_path, "an RGB decoder")
+
+    def load(build, prefix: str, path=path, **options) -> nn.Module:
+        return load_network(
+            build, path, lambda: without_prefix(open_tensors(path), prefix), device, **factory, **options
+        )
+
+    networks = {
+        "backbone": load(da3.Backbone.from_tensors, "model.backbone.pretrained.", attention=attention),
+        "camera_decoder": load(da3.CameraDecoder.from_tensors, "model.cam_dec."),
+        "own_head": load(GeometryHead.from_tensors, "model.head."),
+        "head": load(GeometryHead.from_tensors, "model.head."),
+        "rgb_decoder": load(RGBDecoder.from_tensors, "decoder.", rgb_path, attention=attention),
+    }
+    if has_camera_encoder:
+        networks["camera_encoder"] = load(da3.CameraEncoder.from_tensors, "model.cam_enc.", attention=attention)
+    # GLD's head is DA3's, overwritten by what dpt_decoder.pt has of it.
+    fill(
+        networks["head"],
+        head_path,
+        lambda: without_prefix(open_tensors(head_path), "decoder.", "pred."),
+        device,
+        partial=True,
+    )
+    return networks
+
+
+def check_channels(path: Path, found: int, meant: int) -> None:
+    """ValueError where a network works on other features than the backbone's."""
+    if found != meant:
+        raise ValueError(
+            f"{path} is made for features of {found} channels, the backbone has {meant}; use files of one release."
+        )
+
+
+def convert(
+    source_dir: str | os.PathLike,
+    target_dir: str | os.PathLike,
+    backbone: str = "da3",
+    dtype: torch.dtype = torch.bfloat16,
+) -> list[Path]:
+    """Write a released folder as safetensors in `dtype`, statistics and provenance in the metadata.
+
+    Names stay the released ones, so `load` reads either. Returns the files written, each whole or not at all.
+    """
+    if Path(source_dir).resolve() == Path(target_dir).resolve():
+        raise ValueError(f"The converted files would overwrite the released ones in {source_dir}; give another folder.")
+    paths = {part: find(source_dir, backbone, part) for part in LAYOUT[backbone]}
+    statistics = load_statistics(source_dir, backbone)
+    written = []
+    for part, path in paths.items():
+        prefixes = PREFIXES.get(part, ("",))
+        tensors = {
+            (prefixes[0] + name): check_finite(path, name, tensor).to(
+                torch.float32 if part.startswith("level") and name.startswith(FLOAT32_NAMES) else dtype
+            )
+            for name, tensor in without_prefix(open_tensors(path), *prefixes).items()
+        }
+        metadata = {
+            "format": "pt",
+            "gld.source": path.name,
+            "gld.source_sha256": sha256(path),
+            "gld.dtype": str(dtype).removeprefix("torch."),
+        }
+        if part == "backbone":
+            metadata[STATISTICS_KEY] = json.dumps(
+                {name: {"mean": s.mean.tolist(), "var": s.var.tolist()} for name, s in statistics.items()}
+            )
+        target = Path(target_dir) / (LAYOUT[backbone][part] + ".safetensors")
+        with atomic(target) as temporary:
+            safetensors.torch.save_file(tensors, temporary, metadata)
+        written.append(target)
+    return written

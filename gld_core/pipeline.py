@@ -1,0 +1,154 @@
+"""The whole job: `load` the released files, then from photographs and cameras to novel views, depth and cameras."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checkpoints, flow
+from .cameras import Cameras, camera_map, normalized_intrinsics, projection_matrices, scaled_w2c
+from .codec import Codec, DA3Codec, Geometry, Views
+from .dit import MultiViewDiT
+
+Callback = Callable[[int, int, Tensor], None]
+# Quirk: the DA3 cascade normalises K by this size whatever the images'.
+DA3_CASCADE_SIZE = 504
+
+
+def conditions(views: Views, level: int, conditional: bool) -> dict[str, Tensor]:
+    """Camera conditioning of one guidance branch for the diffusion model of `level`, float32 on the CPU.
+
+    camera_map (V, 7, H, W) and matrices (V, 3, 4, 4), as `MultiViewDiT.prepare` takes them. The unconditional branch
+    has no Pluecker channels and identity poses. spec/model.md sections 4 and 5.
+    """
+    cameras = views.cameras
+    H, W = cameras.height, cameras.width
+    da3_cascade = views.backbone == "da3" and level == 0
+    size = (DA3_CASCADE_SIZE, DA3_CASCADE_SIZE) if da3_cascade else (H, W)
+    rays, w2c, K = camera_map(cameras, len(views.level1)), scaled_w2c(cameras), cameras.K
+    if not conditional:
+        rays[:, 1:] = 0
+        w2c = torch.eye(4, dtype=torch.float64).expand_as(w2c)
+        # Quirk: without cameras K is the identity in pixels, but the DA3 cascade keeps the true one.
+        if not da3_cascade:
+            K = torch.eye(3).expand_as(K)
+    return {"camera_map": rays, "matrices": projection_matrices(w2c, normalized_intrinsics(K, *size))}
+
+
+class GLD:
+    """Geometric Latent Diffusion of one backbone family. spec/model.md section 1."""
+
+    def __init__(self, codec: Codec, level1: MultiViewDiT, level0: MultiViewDiT):
+        self.codec = codec
+        self.diffusion = {1: level1, 0: level0}
+
+    def encode_views(self, images: Tensor, cameras: Cameras) -> Views:
+        """images (N, 3, H, W) in [0, 1], cameras of all V views with the images' first; H, W multiples of 14."""
+        return self.codec.encode_views(images, cameras)
+
+    def sample_level1(
+        self,
+        views: Views,
+        steps: int | None = None,
+        cfg: float = 1.5,
+        shift: float | None = None,
+        seed: int = 0,
+        noise: Tensor | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Level-1 features of all views (V, C, h, w), sampled in `steps` network evaluations.
+
+        shift None: the released time shift. noise: the result's shape; without it, drawn from seed. callback(step,
+        steps, denoised) after each evaluation. Raises ValueError for settings that cannot be sampled with.
+        """
+        return self.sample(1, views, None, steps, cfg, shift, seed, noise, callback)
+
+    def cascade_level0(
+        self,
+        views: Views,
+        level1: Tensor,
+        steps: int | None = None,
+        cfg: float = 1.5,
+        shift: float | None = None,
+        seed: int = 0,
+        noise: Tensor | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Level-0 features of all views, given those of level 1. Arguments as in `sample_level1`."""
+        self.codec.check_latent(views, level1, 1)
+        return self.sample(0, views, level1, steps, cfg, shift, seed, noise, callback)
+
+    def decode_rgb(self, views: Views, level1: Tensor, level0: Tensor | None) -> Tensor:
+        """Images of all views (V, 3, H, W) float32, not clamped. level0 None: a quick look from levels 1 to 3."""
+        return self.codec.decode_rgb(views, level1, level0)
+
+    def decode_geometry(self, views: Views, level1: Tensor, level0: Tensor | None) -> Geometry:
+        """Depth, rays and recovered cameras of all views. level0 None: from levels 1 to 3."""
+        return self.codec.decode_geometry(views, level1, level0)
+
+    def estimate_cameras(self, images: Tensor) -> Cameras:
+        """Cameras of images (V, 3, H, W) in [0, 1] from the images alone, one photograph included."""
+        return self.codec.estimate(images).cameras
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        level: int,
+        views: Views,
+        level1: Tensor | None,
+        steps: int | None,
+        cfg: float,
+        shift: float | None,
+        seed: int,
+        noise: Tensor | None,
+        callback: Callback | None,
+    ) -> Tensor:
+        network, device = self.diffusion[level], self.codec.device
+        shape = views.latent_shape
+        steps = flow.STEPS[views.backbone] if steps is None else steps
+        shift = flow.default_shift(views.backbone, shape[1], shape[0]) if shift is None else shift
+        if steps < 1 or shift <= 0:
+            raise ValueError(f"steps is {steps} and shift {shift}; steps has to be 1 or more and shift above 0.")
+        if noise is None:
+            generator = torch.Generator().manual_seed(seed)
+            # One seed gives both levels their own noise: level 1 the first draw, the cascade the second.
+            noise = [torch.randn(shape, generator=generator) for _ in range(2 - level)][-1]
+        elif tuple(noise.shape) != shape:
+            raise ValueError(f"The noise has shape {tuple(noise.shape)}, these views need {shape}.")
+
+        def branch(conditional: bool) -> dict[str, Any]:
+            source = (views.level1 if level == 1 else views.level0).to(device).transpose(0, 1)[None]
+            given = None if level1 is None else level1.to(device).transpose(0, 1)[None]
+            cameras = {name: value.to(device) for name, value in conditions(views, level, conditional).items()}
+            return network.prepare(source, **cameras, level1=given)
+
+        velocity = flow.guided(network, branch(False) if cfg != 1 else None, branch(True), cfg)
+        x = noise.to(device, torch.float32).transpose(0, 1)[None]
+        times = flow.time_grid(steps, shift)
+        if callback is not None:
+            show = callback
+            callback = lambda step, steps, x: show(step, steps, x[0].transpose(0, 1))  # noqa: E731
+        return flow.sample_euler(velocity, x, times, callback)[0].transpose(0, 1)
+
+
+def load(
+    models_dir: str | os.PathLike,
+    backbone: str = "da3",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> GLD:
+    """Load a folder laid out as released, or as `checkpoints.convert` writes it.
+
+    Networks run in dtype (float32, bfloat16 or float16); latents and cameras stay float32. Raises FileNotFoundError
+    or ValueError that names file, tensor and cure.
+    """
+    networks = checkpoints.load_da3_networks(models_dir, device=device, dtype=dtype)
+    codec = DA3Codec(networks, checkpoints.load_statistics(models_dir, backbone), device, dtype)
+    diffusion = {}
+    for level in (1, 0):
+        path = checkpoints.find(models_dir, backbone, f"level{level}")
+        diffusion[level] = checkpoints.load_diffusion(path, backbone, level, device=device, dtype=dtype)
+        checkpoints.check_channels(path, diffusion[level].config.channels, codec.channels)
+    return GLD(codec, diffusion[1], diffusion[0])
