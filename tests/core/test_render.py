@@ -1,0 +1,82 @@
+"""Rendered rooms: depth and cameras that agree with each other exactly, and pictures that agree across views."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gld_core.render import Room, render_scene
+
+
+def world_points(depth, cameras):
+    """(V, H, W, 3) points that depth says are seen at the pixels' centres."""
+    y, x = torch.meshgrid(torch.arange(cameras.height) + 0.5, torch.arange(cameras.width) + 0.5, indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)], -1).double()
+    rays = torch.einsum("vij,hwj->vhwi", torch.linalg.inv(cameras.K.double()), pixels) * depth[..., None].double()
+    return torch.einsum("vij,vhwj->vhwi", cameras.c2w[:, :3, :3].double(), rays) + cameras.c2w[:, None, None, :3, 3]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_depth_puts_every_pixel_on_a_surface_of_the_room(seed):
+    _, depth, cameras = render_scene(seed, 3, 42, 56)
+    room = Room(np.random.default_rng(seed))
+    points = world_points(depth, cameras).view(-1, 3).numpy()
+    distance = np.minimum(np.abs(points), np.abs(points - room.size)).min(1)
+    for shape in room.shapes[1:]:
+        local = shape.local(points - shape.centre)
+        to_ball = np.abs(np.linalg.norm(local, axis=1) - shape.half[0])
+        to_box = np.abs((np.abs(local) - shape.half).max(1))
+        distance = np.minimum(distance, to_ball if shape.sphere else to_box)
+    assert distance.max() < 1e-5
+
+
+def test_depth_is_that_of_the_nearest_surface():
+    _, depth, cameras = render_scene(2, 2, 42, 56)
+    room = Room(np.random.default_rng(2))
+    points = world_points(depth, cameras).view(2, -1, 3).numpy()
+    for eye, ends in zip(cameras.c2w[:, :3, 3].double().numpy(), points, strict=True):
+        for part in np.linspace(0.02, 0.98, 30):
+            between = eye + part * (ends - eye)
+            for shape in room.shapes[1:]:
+                local = shape.local(between - shape.centre)
+                inside = np.linalg.norm(local, axis=1) - shape.half[0] if shape.sphere else None
+                inside = (np.abs(local) - shape.half).max(1) if inside is None else inside
+                assert inside.min() > -1e-5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_point_has_the_same_colour_in_every_view_that_sees_it(seed):
+    images, depth, cameras = render_scene(seed, 2, 126, 168, samples=3)
+    points = world_points(depth, cameras)[0].view(-1, 3)
+    seen = (points - cameras.c2w[1, :3, 3]) @ cameras.c2w[1, :3, :3].double()
+    pixels = seen @ cameras.K[1].double().T
+    grid = (pixels[:, :2] / pixels[:, 2:] / torch.tensor([168 / 2, 126 / 2]) - 1).float().view(1, 126, 168, 2)
+    there = F.grid_sample(depth[1][None, None], grid, mode="nearest", align_corners=False).flatten()
+    color = F.grid_sample(images[1][None], grid, align_corners=False)[0].flatten(1)
+    visible = (grid.abs().amax(-1).flatten() < 1) & (seen[:, 2] > 0) & ((there / seen[:, 2] - 1).abs() < 0.01)
+    assert visible.float().mean() > 0.2
+    assert (color - images[0].flatten(1))[:, visible].abs().mean() < 0.04
+
+
+def test_a_seed_always_gives_the_same_scene_and_another_seed_another_one():
+    first, again, other = (render_scene(seed, 2, 28, 42) for seed in (5, 5, 6))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert torch.equal(first[2].c2w, again[2].c2w)
+    assert (first[0] - other[0]).abs().mean() > 0.05
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cameras_are_possible_and_stand_free_in_the_room(seed):
+    images, depth, cameras = render_scene(seed, 4, 28, 42, samples=1)
+    cameras.check()
+    room = Room(np.random.default_rng(seed))
+    assert room.clearance(cameras.c2w[:, :3, 3].numpy()) > 0.1
+    assert depth.min() > 0.1 and images.min() >= 0 and images.max() <= 1 and images.std() > 0.05
+
+
+def test_a_training_scene_takes_well_under_two_seconds():
+    start = time.process_time()
+    render_scene(0, 8, 70, 126)
+    assert time.process_time() - start < 2
