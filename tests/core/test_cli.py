@@ -17,7 +17,7 @@ from safetensors import safe_open
 from gld_core.__main__ import main
 from gld_core.random_models import write_random_models
 from gld_core.render import render_scene
-from gld_core.scenes import write_scene
+from gld_core.scenes import read_scene, write_scene
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,11 @@ def test_a_released_scene_becomes_views_depth_cameras_and_points(shared, tmp_pat
         assert np.abs(pixels(out / frame["depth_file_path"]) * unit - stored["depth"]).max() <= unit
         pose = np.load(shared / "scenes" / name / f"{Path(frame['file_path']).stem}.npz")["pose"]
         assert np.allclose(np.array(frame["transform_matrix"]) @ np.diag([1, -1, -1, 1]), pose, atol=1e-6)
+    photograph = read_scene(shared / "scenes" / name, 84).photographs([7])[0]
+    assert (
+        np.abs(pixels(out / "sources" / f"{stems[7]}.png") / 255 - photograph.numpy().transpose(1, 2, 0)).max() < 0.01
+    )
+    assert len({path.read_bytes() for path in (out / "targets").iterdir()}) == 6
     cloud = trimesh.load(out / "points.ply")
     assert len(cloud.vertices) > 1000 and np.isfinite(cloud.vertices).all()
     assert pixels(out / "contact_sheet.png").shape[1] > 8 * 240
@@ -80,6 +85,22 @@ def test_sources_targets_and_settings_are_the_users(scene, models, tmp_path):
     assert np.array_equal(first, run("again"))
     for option in (["--seed", "1"], ["--steps", "3"], ["--cfg", "3"], ["--shift", "2"], ["--no-cascade"]):
         assert not np.array_equal(first, run("-".join(option).strip("-"), *option)), option
+
+
+def test_depth_is_in_the_units_of_the_scenes_cameras(scene, models, tmp_path):
+    (tmp_path / "large").mkdir()
+    for path in scene.glob("*.npz"):
+        camera = dict(np.load(path))
+        camera["pose"][:3, 3] *= 10
+        np.savez(tmp_path / "large" / path.name, **camera)
+        (tmp_path / "large" / f"{path.stem}.png").write_bytes(path.with_suffix(".png").read_bytes())
+    depth = []
+    for folder in (scene, tmp_path / "large"):
+        out = tmp_path / f"out-{folder.name}"
+        common = ["--models", str(models), "--out", str(out), "--size", "70", "--steps", "2", "--device", "cpu"]
+        assert main(["views", str(folder), *common]) == 0
+        depth.append(np.load(out / "depth" / "frame_00002.npz")["depth"])
+    assert np.allclose(depth[1], depth[0] * 10, rtol=1e-3)
 
 
 def test_the_demo_runs_on_what_it_makes_itself(tmp_path, capsys):

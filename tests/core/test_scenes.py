@@ -90,10 +90,21 @@ def test_a_missing_folder_is_a_sentence(tmp_path):
         read_scene(tmp_path / "nowhere")
 
 
-def test_pickled_arrays_in_a_camera_file_are_not_run(folder):
-    np.savez(folder / "view_2.npz", pose=np.array([{}], dtype=object), intrinsic=K)
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_code_in_a_camera_file_is_not_run(folder, tmp_path):
+    np.savez(folder / "view_2.npz", pose=np.array([Touch(tmp_path / "ran")], dtype=object), intrinsic=K)
     with pytest.raises(ValueError, match="view_2.npz cannot be read"):
         read_scene(folder, 70)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_interpolated_sources_are_spread_from_the_first_to_the_last_view():
