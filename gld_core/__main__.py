@@ -23,6 +23,7 @@ from .export import (
     write_transforms,
 )
 from .geometry import confidence_threshold, point_cloud
+from .images import fitting_size
 from .random_models import write_random_models
 from .render import render_scene
 from .scenes import choose_views, read_scene, write_scene
@@ -130,9 +131,9 @@ def convert_models(args: argparse.Namespace) -> None:
 def demo(args: argparse.Namespace) -> None:
     """A rendered room, its own random network unless --models is given, and `views` on both."""
     check_out(args.out, args.overwrite)
-    size = args.size * 5 // 9 // 14 * 14
+    height, width = fitting_size(5, 9, args.size)
     say(f"rendering a room to {args.out / 'scene'}")
-    images, _, cameras = render_scene(args.seed, 8, size, args.size)
+    images, _, cameras = render_scene(args.seed, 8, height, width)
     write_scene(args.out / "scene", images, cameras)
     args.scene = args.out / "scene"
     if args.models is None:
