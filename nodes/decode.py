@@ -1,0 +1,107 @@
+"""From features to colour, depth and cameras."""
+
+from comfy_api.latest import io
+
+from ..gld_core.codec import VIEWS_AT_ONCE
+from ..gld_core.export import depth_to_color
+from . import host
+from .sample import checked
+from .sockets import DA3Geometry, GLDBackbone, GLDCameras, GLDViews
+
+
+def latent_inputs() -> list:
+    return [
+        GLDBackbone.Input("backbone", tooltip="The one the views were encoded with."),
+        GLDViews.Input("views"),
+        io.Latent.Input("level1", tooltip="From Sample GLD Level 1."),
+        io.Latent.Input(
+            "level0", optional=True, tooltip="From Cascade GLD Level 0. Left open: a quick look without fine detail."
+        ),
+    ]
+
+
+def levels(views, level1, level0):
+    return checked(level1, views, 1, "level1"), None if level0 is None else checked(level0, views, 0, "level0")
+
+
+def on_device(backbone, views, *decoders: str):
+    """The codec with what decoding these views needs."""
+    tokens = backbone.grid(views.cameras.height, views.cameras.width)
+    at_once = min(VIEWS_AT_ONCE, len(views.cameras)) * tokens
+    return backbone.on_device({"backbone": len(views.cameras) * tokens, **dict.fromkeys(decoders, at_once)})
+
+
+def decode_rgb(backbone, views, level1, level0):
+    rgb = on_device(backbone, views, "rgb_decoder").decode_rgb(views, *levels(views, level1, level0))
+    return host.to_host(rgb.clamp(0, 1).movedim(1, -1).contiguous())
+
+
+class GLDDecodeRGB(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDDecodeRGB",
+            display_name="Decode GLD RGB",
+            category="GLD",
+            description="The pictures of all views, sources first.",
+            search_aliases=["vae decode", "novel view"],
+            inputs=latent_inputs(),
+            outputs=[io.Image.Output(display_name="images", tooltip="V pictures, the N sources first.")],
+        )
+
+    @classmethod
+    def execute(cls, backbone, views, level1, level0=None):
+        return io.NodeOutput(decode_rgb(backbone, views, level1, level0))
+
+
+class GLDDecodeDepth(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDDecodeDepth",
+            display_name="Decode GLD Depth",
+            category="GLD",
+            description="Depth of all views in the units of their cameras, and the cameras that the features hold.",
+            search_aliases=["depth map", "geometry", "point map", "depth anything 3"],
+            inputs=[
+                *latent_inputs(),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="From Decode GLD RGB, for the colours. Open: decoded here.",
+                ),
+            ],
+            outputs=[
+                DA3Geometry.Output(
+                    display_name="geometry",
+                    tooltip="Depth, confidence, pictures, cameras; core's DA3 nodes take it.",
+                ),
+                io.Image.Output(display_name="depth", tooltip="To look at: near is bright."),
+                GLDCameras.Output(
+                    display_name="cameras", tooltip="Recovered from the features, aligned to the given ones."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, backbone, views, level1, level0=None, images=None):
+        given = views.cameras
+        if images is None:
+            images = decode_rgb(backbone, views, level1, level0)
+        elif tuple(images.shape[:3]) != (len(given), given.height, given.width):
+            raise ValueError(
+                f"The input 'images' is {len(images)} pictures of {images.shape[2]}x{images.shape[1]}, the views are "
+                f"{len(given)} of {given.width}x{given.height}; wire the output of Decode GLD RGB there."
+            )
+        codec = on_device(backbone, views, "head", "camera_decoder")
+        geometry, _ = codec.decode_geometry(views, *levels(views, level1, level0)).align_to(given)
+        depth = host.to_host(geometry.depth)
+        packet = {
+            "depth": depth,
+            "image": images[..., :3].cpu(),
+            "mode": "multiview",
+            "confidence": host.to_host(geometry.depth_conf),
+            "extrinsics": given.w2c[None, :, :3],
+            "intrinsics": given.K[None],
+        }
+        return io.NodeOutput(packet, depth_to_color(depth).movedim(1, -1).contiguous(), geometry.cameras)

@@ -1,0 +1,162 @@
+"""Loading the released or converted files out of models/gld."""
+
+import os
+
+from comfy_api.latest import io
+
+from ..gld_core import checkpoints
+from . import host
+from .download import WEIGHTS, fetch_parts, released_file
+from .sockets import GLDBackbone
+
+BACKBONES = list(checkpoints.LAYOUT)
+LEVELS = ("level1", "level0")
+DOWNLOAD_TOOLTIP = (
+    "Off: nothing is downloaded. On: what is missing is downloaded into models/gld when this node runs ({size}), "
+    "checked by SHA-256, and taken up again where it stopped."
+)
+
+
+def stamp(paths: list) -> list:
+    """Changes when one of the files does."""
+    return [(str(path), os.path.getmtime(path), os.path.getsize(path)) for path in paths]
+
+
+def codec_files(folder: str, backbone: str) -> list:
+    """Files of the frozen networks in a model folder. FileNotFoundError says what is missing and where to put it."""
+    return [checkpoints.find(folder, backbone, part) for part in checkpoints.LAYOUT[backbone] if part not in LEVELS]
+
+
+def codec_folder(backbone: str) -> str | None:
+    """The first of the model folders that has all frozen networks."""
+    for folder in host.model_folders():
+        try:
+            codec_files(folder, backbone)
+        except FileNotFoundError:
+            continue
+        return folder
+    return None
+
+
+def released_parts() -> dict[str, tuple[str, str]]:
+    """Backbone and level of the released diffusion models by file name."""
+    return {released_file(name, level): (name, level) for name in BACKBONES for level in LEVELS}
+
+
+def diffusion_files() -> list[str]:
+    """Diffusion models there are, and the released names of those there could be."""
+    frozen = [stem for parts in checkpoints.LAYOUT.values() for part, stem in parts.items() if part not in LEVELS]
+    found = [name for name in host.model_files() if not name.startswith(("model_stats/", *frozen))]
+    stems = {os.path.splitext(name)[0] for name in found}
+    return found + [name for name in released_parts() if os.path.splitext(name)[0] not in stems]
+
+
+class GLDLoadBackbone(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDLoadBackbone",
+            display_name="Load GLD Backbone",
+            category="GLD",
+            description="The frozen networks that encode photographs into features and decode features into colour, "
+            "depth and cameras.",
+            search_aliases=["novel view", "depth anything 3", "geometric latent diffusion", "multi-view"],
+            inputs=[
+                io.Combo.Input(
+                    "backbone",
+                    options=BACKBONES,
+                    tooltip="da3: Depth Anything 3 Base. vggt: VGGT-1B (non-commercial weights).",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=["default", "fp32", "bf16"],
+                    default="default",
+                    tooltip="Type the weights are kept in. default: fp32, as released (2.5 GB).",
+                    advanced=True,
+                ),
+                io.Boolean.Input("download", default=False, tooltip=DOWNLOAD_TOOLTIP.format(size="2.5 GB")),
+            ],
+            outputs=[GLDBackbone.Output(display_name="backbone")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, backbone, download):
+        if backbone not in BACKBONES:
+            return f"There is no backbone {backbone!r}; choose one of {', '.join(BACKBONES)}."
+        if codec_folder(backbone) is None and not download:
+            return f"{missing(backbone)} Or switch on 'download'."
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, backbone, weight_dtype, download):
+        folder = codec_folder(backbone)
+        return None if folder is None else stamp(codec_files(folder, backbone))
+
+    @classmethod
+    def execute(cls, backbone, weight_dtype, download):
+        folder = codec_folder(backbone) or host.model_folders()[0]
+        if download:
+            parts = [part for part in checkpoints.LAYOUT[backbone] if part not in LEVELS]
+            fetch_parts(folder, backbone, parts, host.byte_progress())
+        return io.NodeOutput(host.Backbone(folder, backbone, weight_dtype))
+
+
+def missing(backbone: str) -> str:
+    """What the first of the model folders lacks."""
+    try:
+        codec_files(host.model_folders()[0], backbone)
+    except FileNotFoundError as error:
+        return str(error)
+    raise AssertionError("nothing is missing")
+
+
+class GLDLoadDiffusionModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDLoadDiffusionModel",
+            display_name="Load GLD Diffusion Model",
+            category="GLD",
+            description="A diffusion model of GLD as a native MODEL: level 1 (the views' features) or the cascade "
+            "(their finer level 0).",
+            search_aliases=["unet", "multi-view diffusion", "novel view", "geometric latent diffusion"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=diffusion_files(),
+                    tooltip="A file in models/gld, released (.pt) or converted (.safetensors). level1 goes to Sample "
+                    "Level 1, cascade to Cascade Level 0.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(host.WEIGHT_DTYPES),
+                    default="default",
+                    tooltip="Type the weights are kept in. default: bf16 where the device computes in it, else fp32. "
+                    "Cameras are embedded in float32 whatever is chosen.",
+                    advanced=True,
+                ),
+                io.Boolean.Input("download", default=False, tooltip=DOWNLOAD_TOOLTIP.format(size="2 to 3 GB")),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model_name, download):
+        if host.model_file(model_name) is not None or (download and model_name in released_parts()):
+            return True
+        return (
+            f"{model_name} is not in models/gld. Put it at {os.path.join(host.model_folders()[0], model_name)} "
+            f"(released files: huggingface.co/{WEIGHTS}), or switch on 'download' for a released one."
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name, weight_dtype, download):
+        path = host.model_file(model_name)
+        return None if path is None else stamp([path])
+
+    @classmethod
+    def execute(cls, model_name, weight_dtype, download):
+        if host.model_file(model_name) is None:
+            backbone, level = released_parts()[model_name]
+            fetch_parts(host.model_folders()[0], backbone, [level], host.byte_progress())
+        return io.NodeOutput(host.load_diffusion_model(host.model_file(model_name), weight_dtype))

@@ -1,0 +1,190 @@
+"""Encoding the sources and sampling the features of all views."""
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from . import host
+from .sockets import GLDBackbone, GLDCameras, GLDViews
+
+
+def checked(latent: dict, views: host.PhotographedViews, level: int, name: str):
+    """The samples of a LATENT input as (V, C, ...); ValueError names the input where they cannot be that level's."""
+    found = latent.get("gld_level", level)
+    if found != level:
+        raise ValueError(f"The input '{name}' has level-{found} features, level {level} belongs there; swap the wires.")
+    host.check_samples(views, latent["samples"], name)
+    if len(latent["samples"]) != 1:
+        raise ValueError(f"The input '{name}' holds {len(latent['samples'])} samples; pick one with Latent From Batch.")
+    return latent["samples"][0].float().transpose(0, 1)
+
+
+class GLDEncodeViews(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDEncodeViews",
+            display_name="Encode GLD Views",
+            category="GLD",
+            description="Encode the source photographs; the cameras say which views will be made.",
+            search_aliases=["features", "novel view", "vae encode"],
+            inputs=[
+                GLDBackbone.Input("backbone"),
+                io.Image.Input("images", tooltip="The N source photographs; width and height multiples of 14."),
+                GLDCameras.Input("cameras", tooltip="Cameras of all V views, those of the N photographs first."),
+            ],
+            outputs=[GLDViews.Output(display_name="views")],
+        )
+
+    @classmethod
+    def execute(cls, backbone, images, cameras):
+        images = images[..., :3].movedim(-1, 1)
+        codec = backbone.on_device({"backbone": len(images) * backbone.grid(*images.shape[-2:])})
+        return io.NodeOutput(host.photographed(codec.encode_views(images, cameras), images))
+
+
+def sampling_inputs(level: str) -> list:
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Of the noise that all views start from.",
+        ),
+        io.Int.Input(
+            "steps", default=49, min=1, max=1000, tooltip=f"Steps from noise to {level}. 49 is as released for DA3."
+        ),
+        io.Float.Input(
+            "cfg",
+            default=1.5,
+            min=0.0,
+            max=20.0,
+            step=0.1,
+            tooltip="Guidance: how far the cameras push, against views without cameras. 1 halves the time.",
+        ),
+        io.Combo.Input("sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler"),
+        io.Combo.Input(
+            "scheduler",
+            options=["gld", *comfy.samplers.SCHEDULER_NAMES],
+            default="gld",
+            tooltip="gld: the released time grid, which follows the number of views.",
+        ),
+        io.Float.Input(
+            "shift",
+            default=0.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            advanced=True,
+            tooltip="Time shift of the gld scheduler. 0: the released one for the number of views.",
+        ),
+    ]
+
+
+class GLDSampleLevel1(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDSampleLevel1",
+            display_name="Sample GLD Level 1",
+            category="GLD",
+            description="Make the level-1 features of all views, sources included.",
+            search_aliases=["ksampler", "novel view synthesis", "multi-view diffusion"],
+            inputs=[
+                io.Model.Input("model", tooltip="A level-1 model."),
+                GLDViews.Input("views"),
+                *sampling_inputs("level-1 features"),
+            ],
+            outputs=[io.Latent.Output(display_name="level1", tooltip="(1, C, V, h, w) normalised features.")],
+        )
+
+    @classmethod
+    def execute(cls, model, views, seed, steps, cfg, sampler_name, scheduler, shift=0.0):
+        host.check_model(model, views, 1)
+        samples = host.sample(model, views, None, seed, steps, cfg, sampler_name, scheduler, shift)
+        return io.NodeOutput({"samples": samples, "gld_level": 1})
+
+
+class GLDCascadeLevel0(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDCascadeLevel0",
+            display_name="Cascade GLD Level 0",
+            category="GLD",
+            description="Make the finer level-0 features of all views, given those of level 1.",
+            search_aliases=["ksampler", "refiner", "detail"],
+            inputs=[
+                io.Model.Input("model", tooltip="A cascade model."),
+                GLDViews.Input("views"),
+                io.Latent.Input("level1", tooltip="From Sample GLD Level 1, with the same views."),
+                *sampling_inputs("level-0 features"),
+            ],
+            outputs=[io.Latent.Output(display_name="level0", tooltip="(1, C, V, h, w) normalised features.")],
+        )
+
+    @classmethod
+    def execute(cls, model, views, level1, seed, steps, cfg, sampler_name, scheduler, shift=0.0):
+        host.check_model(model, views, 0)
+        checked(level1, views, 1, "level1")
+        samples = host.sample(model, views, level1["samples"], seed, steps, cfg, sampler_name, scheduler, shift)
+        return io.NodeOutput({"samples": samples, "gld_level": 0})
+
+
+class GLDConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDConditioning",
+            display_name="GLD Conditioning",
+            category="GLD/advanced",
+            description="What the stock samplers need to run a GLD model: conditioning with and without cameras, and "
+            "the empty latent.",
+            search_aliases=["ksampler", "advanced sampling"],
+            inputs=[
+                GLDViews.Input("views"),
+                io.Latent.Input(
+                    "level1", optional=True, tooltip="For the cascade: the level-1 features. Leave open for level 1."
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+                io.Latent.Output(display_name="latent"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, views, level1=None):
+        if level1 is not None:
+            checked(level1, views, 1, "level1")
+        given = None if level1 is None else level1["samples"]
+        positive, negative, empty = host.conditioning(views, given)
+        return io.NodeOutput(positive, negative, {"samples": empty, "gld_level": 1 if level1 is None else 0})
+
+
+class GLDScheduler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDScheduler",
+            display_name="GLD Scheduler",
+            category="GLD/advanced",
+            description="The released time grid as SIGMAS for SamplerCustom and SamplerCustomAdvanced.",
+            search_aliases=["sigmas", "timesteps"],
+            inputs=[
+                io.Model.Input("model"),
+                io.Latent.Input("latent", tooltip="From GLD Conditioning; the time shift follows its number of views."),
+                io.Int.Input("steps", default=49, min=1, max=1000, tooltip="Network evaluations. 49 is as released."),
+                io.Float.Input(
+                    "shift", default=0.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip="0: the released one."
+                ),
+            ],
+            outputs=[io.Sigmas.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, latent, steps, shift=0.0):
+        host.check_model(model, None, latent.get("gld_level"))
+        return io.NodeOutput(host.released_sigmas(model, latent["samples"], steps, shift))

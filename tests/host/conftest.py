@@ -1,0 +1,229 @@
+"""A real ComfyUI server with this plugin, a small random network in the released layout, and synthetic scenes."""
+
+import asyncio
+import json
+import os
+import queue
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+
+import aiohttp
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import gld_core
+from gld_core.random_models import write_random_models
+from gld_core.render import render_scene
+from gld_core.scenes import write_scene
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = Path(__file__).parent / "site"
+COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".cache" / "comfyui")
+SHARED = ROOT.parent / "shared"
+
+
+class Refused(Exception):
+    """The server did not take a prompt; the text is its answer."""
+
+
+class Server:
+    """ComfyUI in a process of its own, and a client with one websocket."""
+
+    def __init__(self, base: Path, *flags: str):
+        self.base = base
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = uuid.uuid4().hex
+        self.log_path = base / f"server-{self.port}.log"
+        environment = dict(os.environ, HF_HUB_OFFLINE="1", PYTHONPATH=str(SITE))
+        command = [
+            sys.executable, COMFYUI / "main.py", *flags, "--listen", "127.0.0.1", "--port", self.port,
+            "--base-directory", base, "--database-url", "sqlite:///:memory:", "--disable-api-nodes",
+        ]  # fmt: skip
+        with open(self.log_path, "w") as log:
+            self.process = subprocess.Popen(
+                [str(part) for part in command], cwd=base, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        deadline = time.time() + 180
+        while True:
+            try:
+                self.get("/system_stats")
+                break
+            except OSError:
+                if self.process.poll() is not None or time.time() > deadline:
+                    raise RuntimeError(f"ComfyUI did not start:\n{self.log()[-4000:]}") from None
+                time.sleep(0.2)
+        self.messages: queue.Queue = queue.Queue()
+        self.listening = threading.Event()
+        threading.Thread(target=lambda: asyncio.run(self.listen()), daemon=True).start()
+        assert self.listening.wait(30)
+
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def get(self, path: str):
+        with urllib.request.urlopen(self.url + path, timeout=60) as response:
+            return json.load(response)
+
+    def post(self, path: str, body: dict):
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                text = response.read()
+                return json.loads(text) if text else None
+        except urllib.error.HTTPError as error:
+            raise Refused(error.read().decode()) from None
+
+    async def listen(self):
+        address = f"{self.url}/ws?clientId={self.client}"
+        async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as websocket:
+            self.listening.set()
+            async for message in websocket:
+                if message.type == aiohttp.WSMsgType.TEXT:
+                    self.messages.put(json.loads(message.data))
+                elif message.type == aiohttp.WSMsgType.BINARY:
+                    self.messages.put({"type": "binary", "data": message.data})
+
+    def queue(self, prompt: dict, **extra) -> str:
+        """Queue a prompt in API form; its id. Refused where the server does not take it."""
+        return self.post("/prompt", {"prompt": prompt, "client_id": self.client, "extra_data": extra})["prompt_id"]
+
+    def wait(self, prompt_id: str, timeout: float = 300) -> list[dict]:
+        """Messages up to the end of a prompt."""
+        seen = []
+        while True:
+            seen.append(self.messages.get(timeout=timeout))
+            data = seen[-1].get("data")
+            if seen[-1]["type"] == "executing" and data["node"] is None and data["prompt_id"] == prompt_id:
+                return seen
+
+    def history(self, prompt_id: str) -> dict:
+        for _ in range(100):
+            found = self.get(f"/history/{prompt_id}")
+            if found:
+                return found[prompt_id]
+            time.sleep(0.05)
+        raise AssertionError(f"prompt {prompt_id} is not in the history")
+
+    def run(self, prompt: dict, **extra) -> "Result":
+        prompt_id = self.queue(prompt, **extra)
+        messages = self.wait(prompt_id)
+        return Result(self, self.history(prompt_id), messages)
+
+    def rss(self) -> int:
+        """Memory of the process in bytes."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def close(self):
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+class Result:
+    """What a finished prompt left behind."""
+
+    def __init__(self, server: Server, history: dict, messages: list[dict]):
+        self.server, self.history, self.messages = server, history, messages
+
+    @property
+    def error(self) -> str | None:
+        for kind, data in self.history["status"]["messages"]:
+            if kind == "execution_error":
+                return data["exception_message"]
+        return None
+
+    @property
+    def executed(self) -> set[str]:
+        """Nodes that ran, those from the cache left out."""
+        return {m["data"]["node"] for m in self.messages if m["type"] == "executing"} - {None}
+
+    def files(self, node: str, kind: str = "images") -> list[Path]:
+        assert self.error is None, self.error
+        folders = {"output": "output", "temp": "temp"}
+        return [
+            self.server.base / folders[f["type"]] / f["subfolder"] / f["filename"]
+            for f in self.history["outputs"][node][kind]
+        ]
+
+    def latent(self, node: str) -> torch.Tensor:
+        """What Save Latent wrote: (1, C, V, h, w)."""
+        return load_file(self.files(node, "latents")[0])["latent_tensor"]
+
+
+def write_input_latent(base: Path, name: str, tensor: torch.Tensor) -> str:
+    """A file for Load Latent; its name."""
+    (base / "input").mkdir(exist_ok=True)
+    content = {"latent_tensor": tensor.contiguous(), "latent_format_version_0": torch.tensor([])}
+    save_file(content, base / "input" / name)
+    return name
+
+
+def make_base(base: Path, models: Path | None) -> Path:
+    """A base directory with the plugin, the tests' nodes, models/gld and input/."""
+    for folder in ("custom_nodes", "models", "input", "output", "user/default"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    (base / "custom_nodes" / "gld").symlink_to(ROOT, target_is_directory=True)
+    (base / "custom_nodes" / "gld_test_nodes").symlink_to(
+        Path(__file__).parent / "test_nodes", target_is_directory=True
+    )
+    if models is not None:
+        shutil.copytree(models, base / "models" / "gld")
+    (base / "user/default/comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
+    return base
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """A small random DA3 network in the released layout."""
+    folder = tmp_path_factory.mktemp("models") / "gld"
+    write_random_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory) -> Path:
+    """A rendered room: six pictures of 84x56 with their cameras."""
+    folder = tmp_path_factory.mktemp("scene") / "room"
+    images, _, cameras = render_scene(0, 6, 56, 84)
+    write_scene(folder, images, cameras)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def core(models) -> gld_core.GLD:
+    """The core on the same files."""
+    return gld_core.load(models)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, models, scene):
+    base = make_base(tmp_path_factory.mktemp("comfyui"), models)
+    shutil.copytree(scene, base / "input" / "room")
+    running = Server(base, "--cpu")
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden tensors and scenes beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not there: nothing was compared with the released program's numbers")
+    return SHARED

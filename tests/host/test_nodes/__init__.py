@@ -1,0 +1,69 @@
+"""Nodes that only the tests' server has: noise that a test chooses, and a model patch that counts calls."""
+
+from comfy.patcher_extension import WrappersMP
+from comfy_api.latest import ComfyExtension, io
+
+
+class FixedNoise:
+    seed = 0
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def generate_noise(self, latent):
+        return self.noise
+
+
+class TestNoise(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema("TestNoise", inputs=[io.Latent.Input("latent")], outputs=[io.Noise.Output()])
+
+    @classmethod
+    def execute(cls, latent):
+        return io.NodeOutput(FixedNoise(latent["samples"]))
+
+
+class TestCountCalls(io.ComfyNode):
+    """A model whose calls are counted where other packs hook in: around the model and around the network."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema("TestCountCalls", inputs=[io.Model.Input("model")], outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model):
+        patched = model.clone()
+        patched.calls = {"network": 0, "branches": 0}
+
+        def network(executor, x, *args, **kwargs):
+            patched.calls["network"] += 1
+            return executor(x, *args, **kwargs)
+
+        def function(apply_model, parameters):
+            patched.calls["branches"] += len(parameters["cond_or_uncond"])
+            return apply_model(parameters["input"], parameters["timestep"], **parameters["c"])
+
+        patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", network)
+        patched.set_model_unet_function_wrapper(function)
+        return io.NodeOutput(patched)
+
+
+class TestReportCalls(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Model.Input("model"), io.Latent.Input("after")]
+        return io.Schema("TestReportCalls", inputs=inputs, is_output_node=True)
+
+    @classmethod
+    def execute(cls, model, after):
+        return io.NodeOutput(ui={"calls": [model.calls]})
+
+
+class TestExtension(ComfyExtension):
+    async def get_node_list(self):
+        return [TestNoise, TestCountCalls, TestReportCalls]
+
+
+async def comfy_entrypoint():
+    return TestExtension()
