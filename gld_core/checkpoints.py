@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from . import da3
+from . import da3, vggt
 from .dit import FLOAT32_NAMES, MultiViewDiT, split_pair_embedders
 from .dpt import GeometryHead
 from .export import atomic
@@ -46,6 +46,8 @@ LAYOUT = {
 }
 # The names' prefixes; the first is written on conversion. Tensors without one of them are not the network's.
 PREFIXES = {"head": ("decoder.", "pred."), "rgb": ("decoder.",)}
+# Parts of a backbone's file that GLD has no use for; conversion leaves them out.
+UNUSED = ("point_head.", "track_head.")
 STATISTICS = {"da3": ("normalization",), "vggt": ("normalization", "special")}
 STATISTICS_KEY = "gld.statistics"
 # A mapped page counts as used memory until its file is closed, so conversion reopens the file this often.
@@ -271,6 +273,11 @@ def load_network(
     return network
 
 
+def load_part(build: Callable[..., Network], path: Path, prefix: str, device, **factory) -> Network:
+    """`load_network` on the tensors of a file whose names begin with the prefix."""
+    return load_network(build, path, lambda: without_prefix(open_tensors(path), prefix), device, **factory)
+
+
 def load_diffusion(path: Path, backbone: str, level: int, *, device="cpu", **factory) -> MultiViewDiT:
     """The diffusion model of level 1, or of level 0 (the cascade), from its file.
 
@@ -292,20 +299,17 @@ def load_da3_networks(
     open_family(head_path, "a geometry head")
     open_family(rgb_path, "an RGB decoder")
 
-    def load(build, prefix: str, path=path, **options) -> nn.Module:
-        return load_network(
-            build, path, lambda: without_prefix(open_tensors(path), prefix), device, **factory, **options
-        )
-
+    factory["device"] = device
+    attend = {**factory, "attention": attention}
     networks = {
-        "backbone": load(da3.Backbone.from_tensors, "model.backbone.pretrained.", attention=attention),
-        "camera_decoder": load(da3.CameraDecoder.from_tensors, "model.cam_dec."),
-        "own_head": load(GeometryHead.from_tensors, "model.head."),
-        "head": load(GeometryHead.from_tensors, "model.head."),
-        "rgb_decoder": load(RGBDecoder.from_tensors, "decoder.", rgb_path, attention=attention),
+        "backbone": load_part(da3.Backbone.from_tensors, path, "model.backbone.pretrained.", **attend),
+        "camera_decoder": load_part(da3.CameraDecoder.from_tensors, path, "model.cam_dec.", **factory),
+        "own_head": load_part(GeometryHead.from_tensors, path, "model.head.", **factory),
+        "head": load_part(GeometryHead.from_tensors, path, "model.head.", **factory),
+        "rgb_decoder": load_part(RGBDecoder.from_tensors, rgb_path, "decoder.", **attend),
     }
     if has_camera_encoder:
-        networks["camera_encoder"] = load(da3.CameraEncoder.from_tensors, "model.cam_enc.", attention=attention)
+        networks["camera_encoder"] = load_part(da3.CameraEncoder.from_tensors, path, "model.cam_enc.", **attend)
     # GLD's head is DA3's, overwritten by what dpt_decoder.pt has of it.
     fill(
         networks["head"],
@@ -315,6 +319,23 @@ def load_da3_networks(
         partial=True,
     )
     return networks
+
+
+def load_vggt_networks(
+    models_dir: str | os.PathLike, *, device="cpu", attention=attention, **factory
+) -> dict[str, nn.Module]:
+    """The networks of a VGGTCodec by name. factory: operations and dtype."""
+    path, rgb_path = (find(models_dir, "vggt", part) for part in ("backbone", "rgb"))
+    open_family(path, "VGGT-1B")
+    open_family(rgb_path, "an RGB decoder")
+    factory["device"] = device
+    attend = {**factory, "attention": attention}
+    return {
+        "backbone": load_part(vggt.Backbone.from_tensors, path, "aggregator.", **attend),
+        "camera_decoder": load_part(vggt.CameraHead.from_tensors, path, "camera_head.", **attend),
+        "head": load_part(GeometryHead.from_tensors, path, "depth_head.", inplace_relu=True, **factory),
+        "rgb_decoder": load_part(RGBDecoder.from_tensors, rgb_path, "decoder.", **attend),
+    }
 
 
 def check_channels(path: Path, found: int, meant: int) -> None:
@@ -347,6 +368,7 @@ def convert(
                 torch.float32 if part.startswith("level") and name.startswith(FLOAT32_NAMES) else dtype
             )
             for name, tensor in without_prefix(open_tensors(path), *prefixes).items()
+            if not name.startswith(UNUSED)
         }
         metadata = {
             "format": "pt",

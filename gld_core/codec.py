@@ -1,6 +1,6 @@
 """Between images and latents: encoding source views, propagating levels, decoding colour and geometry.
 
-A codec holds a backbone family's frozen networks and statistics. spec/model.md sections 1, 2, 3 and 7.
+A codec holds a backbone family's frozen networks and statistics. spec/model.md sections 1, 2, 3, 7 and 8.
 """
 
 from __future__ import annotations
@@ -130,14 +130,13 @@ class Codec:
             )
         cameras.check()
         raw = self.encode(images, levels=2)
-        # Quirk: every view gets the token of the first source encoded on its own.
-        alone = raw[1] if N == 1 else self.encode(images[:1], levels=2)[1]
+        token = None
+        if not self.specials_in_latent:
+            # Quirk: every view gets the token of the first source encoded on its own.
+            alone = raw[1] if N == 1 else self.encode(images[:1], levels=2)[1]
+            token = self.normalize(alone, 1)[0, 0]
         return Views(
-            self.backbone,
-            cameras,
-            self.to_latent(raw[0], 0, images),
-            self.to_latent(raw[1], 1, images),
-            None if self.specials_in_latent else self.normalize(alone, 1)[0, 0],
+            self.backbone, cameras, self.to_latent(raw[0], 0, images), self.to_latent(raw[1], 1, images), token
         )
 
     @torch.inference_mode()
@@ -168,10 +167,14 @@ class Codec:
         patches = self.statistics[f"normalization{level}"].denormalize(patches)
         return torch.cat([special, patches], dim=1).to(self.dtype)
 
-    def check_latent(self, views: Views, latent: Tensor, level: int) -> None:
-        """ValueError unless the latent belongs to these views and this family."""
+    def check_views(self, views: Views) -> None:
+        """ValueError unless the views were encoded with this family."""
         if views.backbone != self.backbone:
             raise ValueError(f"The views were encoded with {views.backbone}, not {self.backbone}; use one backbone.")
+
+    def check_latent(self, views: Views, latent: Tensor, level: int) -> None:
+        """ValueError unless the latent belongs to these views and this family."""
+        self.check_views(views)
         if tuple(latent.shape) != views.latent_shape:
             raise ValueError(
                 f"The level-{level} latent has shape {tuple(latent.shape)}, these views need {views.latent_shape}; "
@@ -248,3 +251,24 @@ class DA3Codec(Codec):
         levels = [self.networks["backbone"].decoder_ready(level) for level in raw]
         maps = self.maps("own_head", levels, H, W)
         return Geometry(**maps, cameras=self.networks["camera_decoder"](raw[3][:, 0], H, W))
+
+
+class VGGTCodec(Codec):
+    """VGGT. Networks: backbone, camera_decoder (its camera head), head (its depth head), rgb_decoder."""
+
+    backbone = "vggt"
+    specials_in_latent = True
+
+    def read_geometry(self, head: str, levels: list[Tensor], raw3: Tensor, height: int, width: int) -> Geometry:
+        cameras = self.networks["camera_decoder"](raw3[:, 0], height, width)
+        return Geometry(**self.maps(head, levels, height, width), ray=None, ray_conf=None, cameras=cameras)
+
+    @torch.inference_mode()
+    def estimate(self, images: Tensor, cameras: Cameras | None = None) -> Geometry:
+        """VGGT's own inference: depth of images (V, 3, H, W) and their cameras. ValueError where cameras are given."""
+        check_images(images, self.patch)
+        if cameras is not None:
+            raise ValueError("VGGT finds depth from images alone; leave the cameras out, or use DA3.")
+        raw = self.encode(images, 4)
+        levels = [self.networks["backbone"].decoder_ready(level) for level in raw]
+        return self.read_geometry("head", levels, raw[3], *images.shape[-2:])

@@ -240,13 +240,20 @@ class MultiViewDiT(nn.Module):
 
         source (1, C, N, ...): the sources' clean features. camera_map (V, 7, H, W). matrices (V, 3, 4, 4) of
         `cameras.projection_matrices`. level1 (1, C, V, ...): for a cascade, the level-1 features of all views.
-        Raises ValueError where a level-1 network is given level 1 or a cascade is not.
+        Raises ValueError for features of another backbone, and where a DA3 level-1 network is given level 1 or a
+        cascade is not.
         """
+        V, _, H, W = camera_map.shape
+        N, h, w = source.shape[2], H // self.config.patch, W // self.config.patch
+        channels, specials = source.shape[1], source[0, 0, 0].numel() - h * w
+        if (channels, specials) != (self.config.channels, self.config.specials):
+            raise ValueError(
+                f"The diffusion model works on {self.config.channels} channels and {self.config.specials} special "
+                f"tokens per view, the views were encoded to {channels} and {specials}; load both of one backbone."
+            )
         if not self.config.specials and (level1 is None) != self.config.separate_embedders:
             meant, found = ("level 1", "the cascade") if level1 is None else ("the cascade", "level 1")
             raise ValueError(f"The model given for {meant} has the weights of {found}; load those of {meant}.")
-        V, _, H, W = camera_map.shape
-        N = source.shape[2]
         padding = source.new_zeros(*source.shape[:2], V - N, *source.shape[3:])
         special, patches = self.tokens(torch.cat([source, padding], dim=2))
         condition_s = self.camera_embedder(camera_map)[None].to(self.dtype)
@@ -258,7 +265,7 @@ class MultiViewDiT(nn.Module):
             "condition_x": self.embed("x", "condition", patches, N),
             "condition_special": special,
             "matrices": matrices[None],
-            "grid": (H // self.config.patch, W // self.config.patch),
+            "grid": (h, w),
             "sources": N,
             "cascade": level1 is not None,
         }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import checkpoints, flow
 from .cameras import Cameras, camera_map, normalized_intrinsics, projection_matrices, scaled_w2c
-from .codec import Codec, DA3Codec, Geometry, Views
+from .codec import Codec, DA3Codec, Geometry, VGGTCodec, Views
 from .dit import MultiViewDiT
 
 Callback = Callable[[int, int, Tensor], None]
@@ -58,9 +58,10 @@ class GLD:
         noise: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Level-1 features of all views (V, C, h, w), sampled in `steps` network evaluations.
+        """Level-1 features of all views (V, C, h, w), or with special tokens (V, C, S + h*w, 1), sampled in `steps`
+        network evaluations.
 
-        shift None: the released time shift. noise: the result's shape; without it, drawn from seed. callback(step,
+        steps, shift None: the released ones. noise: the result's shape; without it, drawn from seed. callback(step,
         steps, denoised) after each evaluation. Raises ValueError for settings that cannot be sampled with.
         """
         return self.sample(1, views, None, steps, cfg, shift, seed, noise, callback)
@@ -105,6 +106,7 @@ class GLD:
         noise: Tensor | None,
         callback: Callback | None,
     ) -> Tensor:
+        self.codec.check_views(views)
         network, device = self.diffusion[level], self.codec.device
         shape = views.latent_shape
         steps = flow.STEPS[views.backbone] if steps is None else steps
@@ -133,6 +135,26 @@ class GLD:
         return flow.sample_euler(velocity, x, times, callback)[0].transpose(0, 1)
 
 
+def load_codec(
+    models_dir: str | os.PathLike, backbone: str, *, device="cpu", dtype: torch.dtype = torch.float32, **factory
+) -> Codec:
+    """The frozen networks and statistics of one family. factory: operations and attention, as the networks take them.
+
+    Raises FileNotFoundError or ValueError that names file, tensor and cure.
+    """
+    families = {"da3": (checkpoints.load_da3_networks, DA3Codec), "vggt": (checkpoints.load_vggt_networks, VGGTCodec)}
+    if backbone not in families:
+        raise ValueError(f"There is no backbone {backbone!r}; choose one of {', '.join(families)}.")
+    load_networks, family = families[backbone]
+    networks: dict[str, Any] = load_networks(models_dir, device=device, dtype=dtype, **factory)
+    statistics = checkpoints.load_statistics(models_dir, backbone)
+    codec = family(networks, statistics, device, dtype)
+    # The two families' RGB decoders differ in nothing but this.
+    rgb_path = checkpoints.find(models_dir, backbone, "rgb")
+    checkpoints.check_channels(rgb_path, codec.networks["rgb_decoder"].config.channels // 4, codec.channels)
+    return codec
+
+
 def load(
     models_dir: str | os.PathLike,
     backbone: str = "da3",
@@ -144,8 +166,7 @@ def load(
     Networks run in dtype (float32, bfloat16 or float16); latents and cameras stay float32. Raises FileNotFoundError
     or ValueError that names file, tensor and cure.
     """
-    networks = checkpoints.load_da3_networks(models_dir, device=device, dtype=dtype)
-    codec = DA3Codec(networks, checkpoints.load_statistics(models_dir, backbone), device, dtype)
+    codec = load_codec(models_dir, backbone, device=device, dtype=dtype)
     diffusion = {}
     for level in (1, 0):
         path = checkpoints.find(models_dir, backbone, f"level{level}")
