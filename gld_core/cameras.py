@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Where a principal point may lie, as a share of the image's sides: that of half or twice the size lies outside.
+PRINCIPAL_RANGE = (0.3, 0.7)
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -69,16 +72,57 @@ class Cameras:
             fx, fy, (cx, cy) = self.K[view, 0, 0], self.K[view, 1, 1], self.K[view, :2, 2]
             if fx <= 0 or fy <= 0:
                 raise ValueError(f"K of view {view} has a focal length of 0 or below; give focal lengths in pixels.")
-            if not (0 <= cx <= self.width and 0 <= cy <= self.height):
+            low, high = PRINCIPAL_RANGE
+            if not (low <= cx / self.width <= high and low <= cy / self.height <= high):
                 raise ValueError(
-                    f"K of view {view} has its principal point ({cx:.4g}, {cy:.4g}) outside the "
+                    f"K of view {view} has its principal point ({cx:.4g}, {cy:.4g}) far from the middle of the "
                     f"{self.width}x{self.height} image; K belongs to another image size: scale it with the image."
                 )
 
 
+def check_scene(cameras: Cameras, sources: int, depth: float | None = None) -> None:
+    """`Cameras.check`, then what only the scene shows, the first `sources` cameras being photographs.
+
+    Raises ValueError where translations span more than 100 times the scene's depth (None: not known, not looked at),
+    or where all photographs were taken in one point with different K, as happens when their poses were lost.
+    """
+    cameras.check()
+    centres = cameras.c2w[:, :3, 3].double()
+    away = (centres - centres.median(dim=0).values).norm(dim=1)
+    if depth is not None and torch.cdist(centres, centres).max() > 100 * depth:
+        raise ValueError(
+            f"View {int(away.argmax())} stands {away.max() / depth:.0f} times the scene's depth ({depth:.3g}) away "
+            "from the others; its translation is in another unit: give all of them in the same, such as metres."
+        )
+    focal = cameras.K[:sources, 0, 0]
+    if sources > 1 and in_one_point(cameras.c2w[:sources]) and focal.max() > 1.01 * focal.min():
+        raise ValueError(
+            f"The {sources} source cameras stand in one point but have different K (fx from {focal.min():.4g} to "
+            f"{focal.max():.4g}); their poses were lost: estimate the cameras, or load them with their translations."
+        )
+
+
+def in_one_point(c2w: Tensor) -> bool:
+    """Whether poses (V, 4, 4) differ in translation by rounding only: 1e-5 of their distance from the origin."""
+    centres = c2w[:, :3, 3]
+    return bool((centres - centres[-1]).abs().max() <= 1e-5 * centres.abs().max())
+
+
+def recentred(c2w: Tensor) -> Tensor:
+    """(V, 4, 4) float64: cameras that stand in one point (pan, tilt, zoom) moved to the origin, others as they are.
+
+    The scale of section 5 divides by how far the views are apart. Without distances it would enlarge that one point,
+    or its rounding, 1e8 times, and the network would be given those numbers for translations.
+    """
+    c2w = c2w.double().clone()
+    if in_one_point(c2w):
+        c2w[:, :3, 3] = 0
+    return c2w
+
+
 def relative_to_last(c2w: Tensor) -> Tensor:
     """(V, 4, 4) poses seen from the last one, which becomes the identity. float64."""
-    c2w = c2w.double()
+    c2w = recentred(c2w)
     return torch.linalg.inv(c2w[-1]) @ c2w
 
 
@@ -114,8 +158,8 @@ def camera_map(cameras: Cameras, sources: int) -> Tensor:
 
 
 def scaled_w2c(cameras: Cameras) -> Tensor:
-    """(V, 4, 4) float64 world-to-camera of the poses as given, translations times `translation_scale`."""
-    w2c = torch.linalg.inv(cameras.c2w.double())
+    """(V, 4, 4) float64 world-to-camera of the poses as given (but `recentred`), times `translation_scale`."""
+    w2c = torch.linalg.inv(recentred(cameras.c2w))
     w2c[:, :3, 3] *= translation_scale(cameras.c2w)
     return w2c
 

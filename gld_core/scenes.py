@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cameras import Cameras
+from .cameras import PRINCIPAL_RANGE, Cameras
 from .export import write_npz, write_png
 from .images import EXTENSIONS, fit, fitting_size, read_image
 
@@ -69,12 +69,13 @@ def read_camera(path: Path) -> tuple[Tensor, Tensor]:
 
 def check_intrinsic(path: Path, K: Tensor, height: int, width: int) -> None:
     """Raise ValueError unless K can belong to a height x width picture: a pinhole without skew whose principal point
-    lies between 30 % and 70 % of both sides (a K of half or twice the size does not).
+    lies within PRINCIPAL_RANGE of both sides (that of half or twice the size does not).
     """
     if K[0, 1].abs() > 1e-3 * K[0, 0].abs() or K[1, 0] != 0 or (K[2] != torch.tensor([0.0, 0, 1])).any():
         raise ValueError(f"{path} has an intrinsic that is not [[fx, 0, cx], [0, fy, cy], [0, 0, 1]].")
     cx, cy = K[0, 2].item(), K[1, 2].item()
-    if not (0.3 <= cx / width <= 0.7 and 0.3 <= cy / height <= 0.7):
+    low, high = PRINCIPAL_RANGE
+    if not (low <= cx / width <= high and low <= cy / height <= high):
         raise ValueError(
             f"{path} has its principal point at ({cx:.5g}, {cy:.5g}), far from the middle of its {width} x {height} "
             f"picture: the intrinsic is of another image size, about {2 * cx:.0f} x {2 * cy:.0f}; scale it to the "
