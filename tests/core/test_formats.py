@@ -1,0 +1,336 @@
+"""Cameras of other programs: a cube of known corners lands on the pixels where COLMAP itself sees it.
+
+data/cube was written by data/make_cube.py with COLMAP's own Python package. Each importer must put the corners within
+0.01 pixels of those in cube.json.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gld_core.cameras import Cameras
+from gld_core.export import write_transforms
+from gld_core.formats import (
+    parse_matrices,
+    read_cameras,
+    read_colmap,
+    read_colmap_points,
+    read_da3_geometry,
+    read_load3d,
+    read_realestate10k,
+    read_transforms,
+    to_load3d,
+    write_colmap,
+)
+
+CUBE = Path(__file__).parent / "data" / "cube"
+TRUTH = json.loads((CUBE / "cube.json").read_text())
+CORNERS = np.array(TRUTH["points"])
+NAMES = ["photo_1.jpg", "photo_2.jpg", "photo_3.jpg", "photo_10.jpg"]
+HEIGHT, WIDTH = 70, 98
+FLIP = np.diag([1.0, -1, -1, 1])
+
+
+def cube_in_numbers():
+    """(w2c 4x4, K 3x3) per name, from COLMAP's text file by plain arithmetic: columns are the rotated axes."""
+    cameras, images = {}, {}
+    for line in (CUBE / "text" / "cameras.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            number, kind, _, _, *p = line.split()
+            p = [float(value) for value in p]
+            fx, fy, cx, cy = p[:4] if kind in ("PINHOLE", "OPENCV") else (p[0], *p[:3])
+            cameras[number] = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    for line in (CUBE / "text" / "images.txt").read_text().splitlines():
+        if line.endswith(".jpg"):
+            _, *values, number, name = line.split()
+            w, *u = (float(value) for value in values[:4])
+            u, w2c = np.array(u), np.eye(4)
+            w2c[:3, :3] = [2 * (w * np.cross(u, e) + np.cross(u, np.cross(u, e))) + e for e in np.eye(3)]
+            w2c[:3, :3] = w2c[:3, :3].T
+            w2c[:3, 3] = [float(value) for value in values[4:]]
+            images[name] = (w2c, cameras[number])
+    return images
+
+
+IMAGES = cube_in_numbers()
+W2C, K = (np.stack([IMAGES[name][i] for name in NAMES]) for i in (0, 1))
+C2W = np.linalg.inv(W2C)
+
+
+def reprojection_error(cameras: Cameras, names=NAMES, shown=NAMES) -> float:
+    """Largest distance in pixels between a corner seen by `cameras` and by COLMAP."""
+    worst = 0.0
+    for c2w, K, name in zip(cameras.c2w.double().numpy(), cameras.K.double().numpy(), shown, strict=True):
+        seen = (np.linalg.inv(c2w) @ np.c_[CORNERS, np.ones(len(CORNERS))].T)[:3]
+        pixels = (K @ seen / seen[2])[:2].T
+        worst = max(worst, np.abs(pixels - TRUTH["pixels"][name]).max())
+    return worst
+
+
+def write_json(path: Path, content) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def frames(c2w=C2W, **extra):
+    return [
+        {"file_path": f"images/{name}", "transform_matrix": (pose @ FLIP).tolist(), **extra}
+        for name, pose in zip(NAMES, c2w, strict=True)
+    ]
+
+
+def intrinsics(view):
+    return {"fl_x": K[view, 0, 0], "fl_y": K[view, 1, 1], "cx": K[view, 0, 2], "cy": K[view, 1, 2]}
+
+
+@pytest.mark.parametrize("kind", ["text", "binary"])
+def test_a_colmap_model_puts_the_corners_where_colmap_does(kind):
+    cameras, names = read_cameras(CUBE / kind)
+    assert names == NAMES and (cameras.height, cameras.width) == (HEIGHT, WIDTH)
+    assert reprojection_error(cameras) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["text", "binary"])
+def test_the_points_of_a_colmap_model_are_the_corners(kind):
+    xyz, rgb = read_colmap_points(CUBE / kind)
+    order = rgb[:, 0].argsort()
+    assert np.abs(xyz[order].numpy() - CORNERS).max() < 1e-6
+    assert torch.equal(rgb[order, 1], 255 - torch.arange(150, dtype=torch.uint8))
+
+
+def test_transforms_of_nerfstudio_have_opengl_axes_and_intrinsics_per_frame(tmp_path):
+    content = {"w": WIDTH, "h": HEIGHT, "frames": [frame | intrinsics(i) for i, frame in enumerate(frames())]}
+    cameras, names = read_cameras(write_json(tmp_path / "transforms.json", content))
+    assert names == [f"images/{name}" for name in NAMES]
+    assert reprojection_error(cameras) < 0.01
+
+
+def test_transforms_take_intrinsics_from_the_file_where_frames_have_none(tmp_path):
+    content = {"w": WIDTH, "h": HEIGHT, "k1": 0.0, **intrinsics(2), "frames": frames()[2:3]}
+    cameras, _ = read_transforms(write_json(tmp_path / "transforms.json", content))
+    assert reprojection_error(cameras, shown=NAMES[2:3]) < 0.01
+    angle = 2 * np.arctan(WIDTH / 2 / 80)
+    content = {"w": WIDTH, "h": HEIGHT, "camera_angle_x": angle, "frames": frames()}
+    K = read_transforms(write_json(tmp_path / "transforms.json", content))[0].K[0]
+    assert torch.allclose(K, torch.tensor([[80.0, 0, 49], [0, 80, 35], [0, 0, 1]]))
+
+
+def test_the_applied_transform_of_nerfstudio_is_undone(tmp_path):
+    applied = np.array([[0.0, 1, 0, 0.5], [1, 0, 0, -2], [0, 0, -1, 3]])
+    moved = np.r_[applied, [[0, 0, 0, 1]]] @ C2W
+    content = {"w": WIDTH, "h": HEIGHT, "applied_transform": applied.tolist()}
+    content["frames"] = [frame | intrinsics(i) for i, frame in enumerate(frames(moved))]
+    assert reprojection_error(read_transforms(write_json(tmp_path / "transforms.json", content))[0]) < 0.01
+
+
+def test_realestate10k_has_intrinsics_as_shares_and_world_to_camera(tmp_path):
+    lines = ["https://www.youtube.com/watch?v=abc"]
+    for i in range(4):
+        shares = K[i, 0, 0] / WIDTH, K[i, 1, 1] / HEIGHT, K[i, 0, 2] / WIDTH, K[i, 1, 2] / HEIGHT
+        lines.append(" ".join(str(value) for value in (1000 * i, *shares, 0, 0, *W2C[i, :3].ravel())))
+    (tmp_path / "a.txt").write_text("\n".join(lines) + "\n")
+    cameras, names = read_cameras(tmp_path / "a.txt", HEIGHT, WIDTH)
+    assert names == ["0", "1000", "2000", "3000"] and reprojection_error(cameras) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["c2w", "w2c"])
+@pytest.mark.parametrize("axes", ["opencv", "opengl"])
+def test_matrices_come_either_way_round_and_with_either_axes(kind, axes):
+    poses = C2W @ (FLIP if axes == "opengl" else np.eye(4))
+    content = {kind: (poses if kind == "c2w" else np.linalg.inv(poses)).tolist(), "axes": axes, "K": K.tolist()}
+    cameras, names = parse_matrices(content, HEIGHT, WIDTH)
+    assert len(names) == 4 and reprojection_error(cameras) < 0.01
+
+
+def test_da3_geometry_of_the_core_is_scaled_from_the_size_the_network_worked_at():
+    centred = K.copy()
+    centred[:, 0, 2], centred[:, 1, 2] = WIDTH / 2, HEIGHT / 2
+    geometry = {
+        "depth": torch.ones(4, 2 * HEIGHT + 10, 3 * WIDTH),
+        "extrinsics": torch.tensor(W2C[None, :, :3]),
+        "intrinsics": torch.tensor(centred[None]),
+    }
+    cameras, _ = read_da3_geometry(geometry)
+    enlarged = centred * np.array([3, 150 / HEIGHT, 1])[:, None]
+    assert np.abs(cameras.K.numpy() - enlarged).max() < 1e-4 and (cameras.height, cameras.width) == (150, 294)
+    own = geometry | {"depth": torch.ones(4, HEIGHT, WIDTH), "intrinsics": torch.tensor(K[None])}
+    assert reprojection_error(read_da3_geometry(own)[0]) < 0.01
+
+
+def three_js_pixels(info: dict, points: np.ndarray) -> np.ndarray:
+    """Where three.js draws world points: PerspectiveCamera with fov, aspect and zoom, its quaternion turning it."""
+    q, w = np.array([info["quaternion"][axis] for axis in "xyz"]), info["quaternion"]["w"]
+    eye = np.array([info["position"][axis] for axis in "xyz"])
+    away = points - eye
+    turned = away - 2 * w * np.cross(q, away) + 2 * np.cross(q, np.cross(q, away))
+    top = np.tan(np.radians(info["fov"]) / 2) / info["zoom"]
+    x = turned[:, 0] / -turned[:, 2] / (top * info["aspect"])
+    y = turned[:, 1] / -turned[:, 2] / top
+    return np.stack([(x + 1) / 2 * WIDTH, (1 - y) / 2 * HEIGHT], axis=1)
+
+
+def test_a_3d_view_sees_the_corners_at_the_same_pixels():
+    centred = torch.tensor(K)
+    centred[:, :2, 2] = torch.tensor([WIDTH / 2, HEIGHT / 2])
+    infos = to_load3d(Cameras(torch.tensor(C2W), centred, HEIGHT, WIDTH), distance=2)
+    for view, info in enumerate(infos):
+        pixels = three_js_pixels(info, CORNERS * [1, -1, -1])
+        expected = np.array(TRUTH["pixels"][NAMES[view]]) - K[view, :2, 2] + [WIDTH / 2, HEIGHT / 2]
+        assert np.abs(pixels - expected).max() < 0.01
+        ahead = np.array([[info["target"][axis] for axis in "xyz"]])
+        assert np.abs(three_js_pixels(info, ahead) - [WIDTH / 2, HEIGHT / 2]).max() < 1e-3
+
+
+def test_a_3d_camera_without_quaternion_looks_at_its_target_upright_and_zoom_lengthens_the_lens():
+    info = {"position": {"x": 0, "y": 0, "z": 3}, "target": {"x": 1, "y": 0, "z": 3}, "fov": 90, "zoom": 2}
+    cameras, _ = read_load3d([info | {"cameraType": "perspective", "aspect": 1.4}], HEIGHT, WIDTH)
+    assert torch.allclose(cameras.c2w[0, :3, 2], torch.tensor([1.0, 0, 0]))
+    assert torch.allclose(cameras.c2w[0, :3, 1], torch.tensor([0.0, 1, 0]))
+    assert torch.allclose(cameras.c2w[0, :3, 3], torch.tensor([0.0, 0, -3]))
+    assert torch.allclose(cameras.K[0], torch.tensor([[70.0, 0, 49], [0, 70, 35], [0, 0, 1]]))
+
+
+def test_a_3d_camera_of_an_exported_scene_comes_back_to_the_scene():
+    from gld_core.geometry import gltf_transform
+
+    cameras = Cameras(torch.tensor(C2W), torch.tensor(K), HEIGHT, WIDTH)
+    world = gltf_transform(torch.tensor(CORNERS), cameras.w2c[0])
+    assert reprojection_error(read_load3d(to_load3d(cameras, world=world), HEIGHT, WIDTH, world)[0]) < 0.01
+
+
+@pytest.fixture
+def cameras():
+    """20 cameras in every direction, some near the half turns where quaternions are delicate, 100 units across."""
+    generator = torch.Generator().manual_seed(3)
+    q, r = torch.linalg.qr(torch.randn(20, 3, 3, generator=generator, dtype=torch.float64))
+    q = q * torch.linalg.det(q)[:, None, None]
+    q[0], q[1], q[2] = torch.eye(3), torch.diag(torch.tensor([1.0, -1, -1])), torch.diag(torch.tensor([-1.0, -1, 1]))
+    c2w = torch.eye(4, dtype=torch.float64).repeat(20, 1, 1)
+    c2w[:, :3, :3] = q
+    c2w[:, :3, 3] = 100 * torch.rand(20, 3, generator=generator) - 50
+    K = torch.tensor([[251.3, 0, 120.7], [0, 249.9, 81.2], [0, 0, 1]]).repeat(20, 1, 1)
+    K[::2, :2, :2] *= 1.37
+    return Cameras(c2w, K, 168, 238)
+
+
+def through_transforms(cameras, folder):
+    write_transforms(folder / "transforms.json", cameras, [{"file_path": f"{i:02d}.png"} for i in range(len(cameras))])
+    return read_cameras(folder)[0]
+
+
+def through_colmap(cameras, folder, binary):
+    write_colmap(folder, cameras, [f"{i:02d} a.png" for i in range(len(cameras))], binary=binary)
+    back, names = read_colmap(folder)
+    assert names == [f"{i:02d} a.png" for i in range(len(cameras))]
+    return back
+
+
+@pytest.mark.parametrize(
+    "round_trip",
+    [
+        through_transforms,
+        lambda cameras, folder: through_colmap(cameras, folder, True),
+        lambda cameras, folder: through_colmap(cameras, folder, False),
+        lambda cameras, folder: read_load3d(json.loads(json.dumps(to_load3d(cameras))), 168, 238)[0],
+    ],
+    ids=["transforms", "colmap binary", "colmap text", "load3d"],
+)
+def test_a_round_trip_loses_less_than_a_millionth(cameras, tmp_path, round_trip):
+    back = round_trip(cameras, tmp_path)
+    assert (back.height, back.width) == (168, 238)
+    assert (back.c2w[:, :3, :3] - cameras.c2w[:, :3, :3]).abs().max() < 1e-6
+    assert (back.c2w[:, :3, 3] - cameras.c2w[:, :3, 3]).abs().max() < 1e-6 * 100
+    assert (back.K - cameras.K).abs().max() < 1e-6 * 238
+
+
+def test_points_written_to_a_colmap_model_are_read_back(cameras, tmp_path):
+    xyz, rgb = torch.randn(50, 3), torch.randint(0, 256, (50, 3), dtype=torch.uint8)
+    for binary in (True, False):
+        write_colmap(tmp_path / str(binary), cameras, [str(i) for i in range(20)], xyz, rgb, binary)
+        back = read_colmap_points(tmp_path / str(binary))
+        assert torch.equal(back[0], xyz) and torch.equal(back[1], rgb)
+
+
+def colmap_with(folder, camera="1 PINHOLE 98 70 80 80 49 35", image="1 1 0 0 0 0 0 0 1 a.jpg"):
+    (folder / "cameras.txt").write_text(camera + "\n")
+    (folder / "images.txt").write_text(image + "\n\n")
+    return read_colmap(folder)
+
+
+@pytest.mark.parametrize(
+    "read, message",
+    [
+        (lambda f: read_cameras(f / "gone"), "gone does not exist"),
+        (lambda f: read_cameras(f), "has 0 views"),
+        (lambda f: read_colmap(f), "holds no COLMAP model"),
+        (lambda f: colmap_with(f, "1 SIMPLE_RADIAL 98 70 80 49 35 0.02"), r"parameter 4 = 0.02.*undistort"),
+        (lambda f: colmap_with(f, "1 OPENCV_FISHEYE 98 70 80 80 49 35 0 0 0 0"), "OPENCV_FISHEYE, which is no pinhole"),
+        (lambda f: colmap_with(f, "1 PINHOLE 98 70 80 80 49"), "3 parameters where PINHOLE has 4"),
+        (lambda f: colmap_with(f, "1 PINHOLE ninety"), "cameras.txt has a line that cannot be read"),
+        (lambda f: colmap_with(f, image="1 1 0 0 0 0 0 0 7 a.jpg"), "a.jpg has camera 7, which is not"),
+        (lambda f: colmap_with(f, "1 PINHOLE 49 35 80 80 49 35"), "view 0 has its principal point.*another image size"),
+        (lambda f: read_transforms(write_json(f / "t.json", {"frames": frames()})), "no image size"),
+        (
+            lambda f: read_transforms(write_json(f / "t.json", {"w": 98, "h": 70, "frames": frames()})),
+            "no focal length",
+        ),
+        (
+            lambda f: read_transforms(
+                write_json(f / "t.json", {"w": 98, "h": 70, "fl_x": 80, "k1": 0.1, "frames": frames()})
+            ),
+            r"photo_1.jpg has lens distortion \(k1 = 0.1\)",
+        ),
+        (
+            lambda f: read_transforms(
+                write_json(f / "t.json", {"w": 98, "h": 70, "fl_x": 80, "frames": [*frames(), frames(w=50)[0]]})
+            ),
+            r"images of 98x70 \(view 0\) and of 50x70 \(view 4\)",
+        ),
+        (lambda f: read_cameras(write_json(f / "t.json", [1])), "not an object with either 'c2w' or 'w2c'"),
+        (lambda f: parse_matrices({"c2w": [[1, 2]], "K": [], "width": 9, "height": 9}), "c2w 0 has shape"),
+        (lambda f: parse_matrices({"c2w": C2W.tolist(), "K": K.tolist()}), "does not say how large"),
+        (lambda f: parse_matrices({"c2w": C2W.tolist(), "K": K[:2].tolist()}, 70, 98), "one 3x3 matrix, or 4 of them"),
+        (lambda f: parse_matrices({"c2w": C2W.tolist(), "k": 1}, 70, 98), "has an entry 'k'"),
+        (
+            lambda f: parse_matrices({"c2w": (C2W @ np.diag([1, 1, -1, 1])).tolist(), "K": K.tolist()}, 70, 98),
+            "mirrored",
+        ),
+        (lambda f: read_load3d([{"cameraType": "orthographic"}], 70, 98), "3D camera 0 is orthographic"),
+        (lambda f: read_load3d([{"position": {"x": 1}}], 70, 98), "no position"),
+        (lambda f: read_da3_geometry({"depth": torch.ones(1, 4, 4)}), "holds no cameras"),
+    ],
+)
+def test_what_no_camera_can_be_read_from_gets_its_sentence(tmp_path, read, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path)
+
+
+def test_a_cut_binary_model_is_named(tmp_path):
+    for name in ("cameras.bin", "images.bin"):
+        (tmp_path / name).write_bytes((CUBE / "binary" / name).read_bytes())
+    (tmp_path / "images.bin").write_bytes((CUBE / "binary" / "images.bin").read_bytes()[:9000])
+    with pytest.raises(ValueError, match=r"images.bin ends before its content does"):
+        read_colmap(tmp_path)
+
+
+def test_distortion_can_be_ignored(tmp_path):
+    (tmp_path / "cameras.txt").write_text("1 SIMPLE_RADIAL 98 70 80 49 35 0.02\n")
+    (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a.jpg\n\n")
+    assert read_cameras(tmp_path, ignore_distortion=True)[0].K[0, 0, 0] == 80
+
+
+def test_a_skew_that_a_format_cannot_hold_is_not_dropped_silently(cameras, tmp_path):
+    K = cameras.K.clone()
+    K[3, 0, 1] = 2
+    skewed = Cameras(cameras.c2w, K, 168, 238)
+    with pytest.raises(ValueError, match="K of view 3 has a skew, which a COLMAP model cannot hold"):
+        write_colmap(tmp_path, skewed, [""] * 20)
+
+
+def test_realestate10k_names_the_line_it_cannot_read(tmp_path):
+    (tmp_path / "a.txt").write_text("https://x\n1 0.5 0.5 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0\n2 0.5\n")
+    with pytest.raises(ValueError, match="line 3, is not a timestamp and 18 numbers"):
+        read_realestate10k(tmp_path / "a.txt", 70, 98)
