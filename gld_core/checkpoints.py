@@ -181,8 +181,8 @@ def fill(
             tensors = read()
 
 
-def load_statistics(models_dir: str | os.PathLike, backbone: str) -> dict[str, Statistics]:
-    """Statistics by kind and level: "normalization0", "special1", ... DA3's special token shares the patches'.
+def read_statistics(models_dir: str | os.PathLike, backbone: str) -> dict[str, tuple[Path, Mapping[str, Any]]]:
+    """File and content ("mean", "var") of every statistic: "normalization0", "normalization1", "special0", ...
 
     From the metadata of a converted backbone, else from model_stats/<backbone>.
     """
@@ -192,19 +192,21 @@ def load_statistics(models_dir: str | os.PathLike, backbone: str) -> dict[str, S
         with safetensors.safe_open(path, "pt") as file:
             stored = (file.metadata() or {}).get(STATISTICS_KEY)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}. Download it again.") from error
+        raise ValueError(f"{path} is truncated or damaged ({error}); download it again.") from error
     if stored is not None:
-        entries = {name: (path, json.loads(stored)[name]) for name in names}
-    else:
-        folder = Path(models_dir) / "model_stats" / backbone
-        entries = {}
-        for name in names:
-            entries[name] = read_statistics_file(folder / f"{name[:-1]}_stats_level{name[-1]}.pt")
+        return {name: (path, json.loads(stored)[name]) for name in names}
+    folder = Path(models_dir) / "model_stats" / backbone
+    return {name: read_statistics_file(folder / f"{name[:-1]}_stats_level{name[-1]}.pt") for name in names}
+
+
+def load_statistics(models_dir: str | os.PathLike, backbone: str, channels: int) -> dict[str, Statistics]:
+    """Statistics by kind and level, for features of `channels` channels. DA3's special token shares the patches'."""
     out = {}
-    for name, (origin, entry) in entries.items():
-        mean, var = (torch.as_tensor(entry[key], dtype=torch.float32).flatten() for key in ("mean", "var"))
+    for name, (path, content) in read_statistics(models_dir, backbone).items():
+        mean, var = (torch.as_tensor(content[key], dtype=torch.float32).flatten() for key in ("mean", "var"))
+        check_channels(path, len(mean), channels)
         if not (torch.isfinite(mean).all() and torch.isfinite(var).all() and (var >= 0).all()):
-            raise ValueError(f"{origin} has statistics that are not finite, or a negative variance; download it again.")
+            raise ValueError(f"{path} has statistics that are not finite, or a negative variance; download it again.")
         out[name] = Statistics(mean, var)
     if backbone == "da3":
         out |= {"special0": out["normalization0"], "special1": out["normalization1"]}
@@ -359,7 +361,7 @@ def convert(
     if Path(source_dir).resolve() == Path(target_dir).resolve():
         raise ValueError(f"The converted files would overwrite the released ones in {source_dir}; give another folder.")
     paths = {part: find(source_dir, backbone, part) for part in LAYOUT[backbone]}
-    statistics = load_statistics(source_dir, backbone)
+    statistics = read_statistics(source_dir, backbone)
     written = []
     for part, path in paths.items():
         prefixes = PREFIXES.get(part, ("",))
@@ -378,7 +380,10 @@ def convert(
         }
         if part == "backbone":
             metadata[STATISTICS_KEY] = json.dumps(
-                {name: {"mean": s.mean.tolist(), "var": s.var.tolist()} for name, s in statistics.items()}
+                {
+                    name: {key: content[key].flatten().tolist() for key in ("mean", "var")}
+                    for name, (_, content) in statistics.items()
+                }
             )
         target = Path(target_dir) / (LAYOUT[backbone][part] + ".safetensors")
         with atomic(target) as temporary:

@@ -57,12 +57,13 @@ class Geometry:
     def align_to(self, cameras: Cameras) -> tuple[Geometry, float]:
         """Depth and recovered cameras brought to the units and frame of the given cameras, and the scale used.
 
-        Sim(3) by Umeyama over the camera centres. ValueError where the recovered centres coincide.
+        Sim(3) by Umeyama over the camera centres. Cameras that all stand in one point have no scale: then nothing
+        changes and the scale is 1.
         """
         recovered = self.cameras.c2w[:, :3, 3]
         sim3 = umeyama(recovered, cameras.c2w[:, :3, 3])
-        if not 0 < sim3.scale < float("inf"):
-            raise ValueError("The recovered cameras all stand in one point, so depth has no scale to align.")
+        if not 1e-12 < sim3.scale < 1e12:
+            return self, 1.0
         aligned = Cameras(
             sim3.apply_to_poses(self.cameras.c2w), self.cameras.K, self.cameras.height, self.cameras.width
         )

@@ -37,6 +37,7 @@ class Backbone(nn.Module):
         super().__init__()
         factory = {"dtype": dtype, "device": device}
         self.heads = width // 64
+        self.channels = 2 * width
         self.cls_token = nn.Parameter(torch.empty(1, 1, width, **factory))
         self.camera_token = nn.Parameter(torch.empty(1, 2, width, **factory))
         self.pos_embed = nn.Parameter(torch.empty(1, POSITION_GRID**2 + 1, width, **factory))

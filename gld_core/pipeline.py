@@ -147,7 +147,7 @@ def load_codec(
         raise ValueError(f"There is no backbone {backbone!r}; choose one of {', '.join(families)}.")
     load_networks, family = families[backbone]
     networks: dict[str, Any] = load_networks(models_dir, device=device, dtype=dtype, **factory)
-    statistics = checkpoints.load_statistics(models_dir, backbone)
+    statistics = checkpoints.load_statistics(models_dir, backbone, networks["backbone"].channels)
     codec = family(networks, statistics, device, dtype)
     # The two families' RGB decoders differ in nothing but this.
     rgb_path = checkpoints.find(models_dir, backbone, "rgb")

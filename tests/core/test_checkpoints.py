@@ -1,0 +1,250 @@
+"""Loading: every variant of the released layout loads to the same networks, every damage is one clear sentence."""
+
+import json
+import pickle
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import gld_core
+from gld_core import checkpoints
+from gld_core.random_models import write_random_models
+
+LEVEL1 = "checkpoints/da3_level1.pt"
+CASCADE = "checkpoints/da3_cascade.pt"
+HEAD = "pretrained_models/da3/dpt_decoder.pt"
+RGB = "pretrained_models/mae_decoder.pt"
+BACKBONE = "pretrained_models/da3/model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("released")
+    write_random_models(folder)
+    return folder
+
+
+@pytest.fixture
+def models(released, tmp_path):
+    shutil.copytree(released, tmp_path / "models")
+    return tmp_path / "models"
+
+
+def rewrite(path, change):
+    content = torch.load(path, weights_only=True)
+    path.unlink()
+    torch.save(change(content), path)
+
+
+def weights(gld):
+    networks = {**gld.codec.networks, "level1": gld.diffusion[1], "level0": gld.diffusion[0]}
+    return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
+
+
+def same_weights(a, b):
+    a, b = weights(a), weights(b)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+VARIANTS = {
+    "diffusion under model": (LEVEL1, lambda c: {"model": c["ema"], "optimizer": {"lr": 1.0}, "step": 7}),
+    "diffusion bare": (CASCADE, lambda c: c["ema"]),
+    "diffusion from data parallel training": (
+        LEVEL1,
+        lambda c: {"ema": {f"module.{k}": v for k, v in c["ema"].items()}},
+    ),
+    "ema before model": (LEVEL1, lambda c: {"model": {k: v + 1 for k, v in c["ema"].items()}, "ema": c["ema"]}),
+    "surplus keys": (LEVEL1, lambda c: {"ema": {**c["ema"], "loss.weight": torch.zeros(3)}}),
+    "rgb decoder under model": (RGB, lambda c: {"model": c["ema"]}),
+    "rgb decoder bare with an encoder beside": (RGB, lambda c: {**c["ema"], "encoder.weight": torch.zeros(2)}),
+    "head as pred": (HEAD, lambda c: {"model": {k.replace("decoder.", "pred.", 1): v for k, v in c["model"].items()}}),
+    "head with other modules": (HEAD, lambda c: {"model": {**c["model"], "disc.weight": torch.zeros(2)}, "epoch": 3}),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variant_loads_to_the_same_networks(released, models, variant):
+    file, change = VARIANTS[variant]
+    rewrite(models / file, change)
+    assert same_weights(gld_core.load(models), gld_core.load(released))
+
+
+def test_a_head_file_that_covers_part_of_the_head_overwrites_that_part(released, models):
+    name = "scratch.output_conv1.weight"
+    rewrite(models / HEAD, lambda c: {"model": {f"decoder.{name}": c["model"][f"decoder.{name}"] + 1}})
+    partial, whole = gld_core.load(models).codec.networks, gld_core.load(released).codec.networks
+    own = whole["own_head"].state_dict()
+    for key, value in partial["head"].state_dict().items():
+        expected = (whole["head"].state_dict()[key].half() + 1).float() if key == name else own[key]
+        torch.testing.assert_close(value, expected)
+
+
+def test_number_of_blocks_comes_from_the_keys(models):
+    def one_more(content):
+        ema = content["ema"]
+        last = 1 + max(int(key.split(".")[1]) for key in ema if key.startswith("blocks."))
+        ema |= {
+            re.sub(r"^blocks\.\d+", f"blocks.{last}", k): v
+            for k, v in ema.items()
+            if k.startswith(f"blocks.{last - 1}.")
+        }
+        return {"ema": ema}
+
+    rewrite(models / CASCADE, one_more)
+    assert gld_core.load(models).diffusion[0].config.decoder_depth == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_converted_folder_loads_to_what_the_released_one_does(released, tmp_path, dtype):
+    checkpoints.convert(released, tmp_path / "converted", dtype=dtype)
+    assert same_weights(gld_core.load(tmp_path / "converted", dtype=dtype), gld_core.load(released, dtype=dtype))
+
+
+def test_converted_files_say_where_they_come_from(released, tmp_path):
+    checkpoints.convert(released, tmp_path, dtype=torch.bfloat16)
+    with safe_open(tmp_path / "checkpoints/da3_level1.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["gld.source"] == "da3_level1.pt"
+    assert metadata["gld.source_sha256"] == checkpoints.sha256(released / LEVEL1)
+    with safe_open(tmp_path / BACKBONE, "pt") as file:
+        assert "normalization1" in json.loads(file.metadata()[checkpoints.STATISTICS_KEY])
+
+
+def test_cameras_and_time_stay_float32_in_half_precision(released):
+    net = gld_core.load(released, dtype=torch.bfloat16).diffusion[1]
+    assert net.t_embedder.W.dtype == net.camera_embedder.proj.weight.dtype == torch.float32
+    assert net.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+
+
+def test_weights_of_the_wanted_type_are_mapped_not_copied(models):
+    rewrite(models / LEVEL1, lambda c: {"ema": {k: v.float() for k, v in c["ema"].items()}})
+    weight = gld_core.load(models).diffusion[1].blocks[0].attn.qkv.weight
+    with open("/proc/self/maps") as maps:
+        ranges = [line.split()[0].split("-") for line in maps if line.rstrip().endswith("da3_level1.pt")]
+    assert any(int(low, 16) <= weight.data_ptr() < int(high, 16) for low, high in ranges)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code in a checkpoint was run')",))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def without(key):
+    def change(content):
+        next(iter(content.values())).pop(key)
+        return content
+
+    return lambda path: rewrite(path, change)
+
+
+def with_value(key, change_tensor):
+    def change(content):
+        state = next(iter(content.values()))
+        state[key] = change_tensor(state[key])
+        return content
+
+    return lambda path: rewrite(path, change)
+
+
+def spoil(tensor):
+    tensor.view(-1)[3] = float("nan")
+    return tensor
+
+
+DAMAGES = {
+    "truncated pt": (LEVEL1, truncate, ["da3_level1.pt", "truncated", "download"]),
+    "truncated safetensors": (BACKBONE, truncate, ["model.safetensors", "truncated", "download"]),
+    "cascade where level 1 is meant": (
+        LEVEL1,
+        lambda path: shutil.copy(path.with_name("da3_cascade.pt"), path),
+        ["da3_level1.pt", "holds the DA3 cascade", "DA3 level-1 diffusion model is meant"],
+    ),
+    "level 1 where the cascade is meant": (
+        CASCADE,
+        lambda path: shutil.copy(path.with_name("da3_level1.pt"), path),
+        ["da3_cascade.pt", "holds the DA3 level-1 diffusion model", "DA3 cascade is meant"],
+    ),
+    "VGGT where DA3 is meant": (
+        LEVEL1,
+        lambda path: rewrite(path, lambda c: {"ema": {**c["ema"], "special_x_embedder.weight": torch.zeros(2)}}),
+        ["da3_level1.pt", "holds a VGGT diffusion model"],
+    ),
+    "missing tensor": (
+        LEVEL1,
+        without("blocks.1.attn.qkv.weight"),
+        ["da3_level1.pt", "lacks blocks.1.attn.qkv.weight"],
+    ),
+    "missing tensor that gives a dimension": (
+        CASCADE,
+        without("s_embedder.proj.weight"),
+        ["lacks s_embedder", "download"],
+    ),
+    "misshapen tensor": (
+        LEVEL1,
+        with_value("x_embedder_ref.proj.weight", lambda t: t[:-1]),
+        ["da3_level1.pt", "x_embedder_ref.proj.weight", "shape", "download"],
+    ),
+    "non-finite weights": (
+        RGB,
+        with_value("decoder.decoder_layers.1.output.dense.weight", spoil),
+        ["mae_decoder.pt", "decoder_layers.1.output.dense.weight", "non-finite", "download"],
+    ),
+    "missing file": (CASCADE, lambda path: path.unlink(), ["da3_cascade", "missing", "download"]),
+    "code in a file": (LEVEL1, lambda path: path.write_bytes(pickle.dumps(Malicious())), ["more than tensors"]),
+    "missing statistics": (
+        "model_stats/da3/normalization_stats_level1.pt",
+        lambda path: path.unlink(),
+        ["normalization_stats_level1.pt", "missing"],
+    ),
+    "RGB decoder of another backbone": (
+        RGB,
+        with_value("decoder.decoder_embed.weight", lambda t: t[:, :512]),
+        ["mae_decoder.pt", "128 channels", "256"],
+    ),
+    "statistics of another backbone": (
+        "model_stats/da3/normalization_stats_level0.pt",
+        lambda path: rewrite(path, lambda c: {"mean": torch.zeros(1, 7, 1, 1), "var": torch.ones(1, 7, 1, 1)}),
+        ["normalization_stats_level0.pt", "7 channels", "256"],
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named_with_file_key_and_cure(models, damage):
+    file, inflict, words = DAMAGES[damage]
+    inflict(models / file)
+    with pytest.raises((ValueError, FileNotFoundError)) as error:
+        gld_core.load(models)
+    for word in words:
+        assert word.lower() in str(error.value).lower()
+    assert "\n" not in str(error.value)
+
+
+def test_networks_have_the_released_names_and_shapes(shared):
+    manifest = json.loads((shared / "spec" / "manifest.json").read_text())
+
+    def meta(file, *prefixes):
+        tensors = {name: torch.empty(shape, device="meta") for name, shape in manifest[file].items()}
+        return checkpoints.without_prefix(tensors, *prefixes or ("",))
+
+    da3 = checkpoints.da3
+    cases = [
+        (da3.Backbone, meta(BACKBONE, "model.backbone.pretrained.")),
+        (da3.CameraEncoder, meta(BACKBONE, "model.cam_enc.")),
+        (da3.CameraDecoder, meta(BACKBONE, "model.cam_dec.")),
+        (checkpoints.GeometryHead, meta(BACKBONE, "model.head.")),
+        (checkpoints.GeometryHead, meta(HEAD, "decoder.")),
+        (checkpoints.RGBDecoder, meta(RGB, "decoder.")),
+        (checkpoints.MultiViewDiT, checkpoints.split_pair_embedders(meta(LEVEL1))),
+        (checkpoints.MultiViewDiT, checkpoints.split_pair_embedders(meta(CASCADE))),
+    ]
+    for network, tensors in cases:
+        own = network.from_tensors(tensors, device="meta").state_dict()
+        assert {name: value.shape for name, value in own.items()} == {name: t.shape for name, t in tensors.items()}
