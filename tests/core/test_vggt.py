@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 
 import gld_core
 from gld_core import checkpoints, dit, flow, pipeline, vggt
@@ -15,38 +14,12 @@ from gld_core.dpt import GeometryHead, ResidualConvUnit
 from gld_core.random_models import write_random_models
 from gld_core.rgb_decoder import RGBDecoder
 
-SINGLE, SAMPLED = 3e-6, 3e-5
+SAMPLED = 3e-5
 
 
-class Bundle:
-    """A small network in the released layout, inputs, and the released program's outputs for them."""
-
-    def __init__(self, folder):
-        with safe_open(folder / "golden.safetensors", "pt") as file:
-            self.golden = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            config = json.loads(file.metadata()["config"])
-        self.gld = gld_core.load(folder, backbone="vggt")
-        self.networks = self.gld.codec.networks
-        self.N, self.steps = config["cond"], config["time_points"] - 1
-        self.images = self["in.images"]
-        self.cameras = gld_core.Cameras(self["in.c2w"], self["in.intrinsics"], config["height"], config["width"])
-
-    def __getitem__(self, name):
-        return self.golden[name]
-
-    def views(self):
-        return self.gld.encode_views(self.images[: self.N], self.cameras)
-
-    def equal(self, name, value, limit=SINGLE):
-        expected = self[name].double()
-        assert value.shape == expected.shape
-        error = ((value.double() - expected).norm() / expected.norm()).item()
-        assert error <= limit, f"{name} is off by {error:.2e}, {limit:.0e} is allowed"
-
-
-@pytest.fixture(scope="module")
-def bundle(shared):
-    return Bundle(shared / "golden" / "tiny-vggt")
+@pytest.fixture
+def bundle(vggt_bundle):
+    return vggt_bundle
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +138,7 @@ def test_the_whole_job_equals_the_released_program(bundle):
 
 def test_all_tensors_of_the_bundle_are_compared(bundle, monkeypatch):
     read = set()
-    monkeypatch.setattr(Bundle, "__getitem__", lambda self, name: read.add(name) or self.golden[name])
+    monkeypatch.setattr(type(bundle), "__getitem__", lambda self, name: read.add(name) or self.golden[name])
     for check in STAGES:
         check(bundle)
     test_the_whole_job_equals_the_released_program(bundle)
