@@ -18,12 +18,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import gld_core
 from gld_core.random_models import write_random_models
 from gld_core.render import render_scene
-from gld_core.scenes import write_scene
+from gld_core.scenes import choose_views, read_scene, write_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(__file__).parent / "site"
@@ -46,7 +46,8 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = uuid.uuid4().hex
         self.log_path = base / f"server-{self.port}.log"
-        environment = dict(os.environ, HF_HUB_OFFLINE="1", PYTHONPATH=str(SITE))
+        # Networks this small lose time to threads.
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(SITE)}
         command = [
             sys.executable, COMFYUI / "main.py", *flags, "--listen", "127.0.0.1", "--port", self.port,
             "--base-directory", base, "--database-url", "sqlite:///:memory:", "--disable-api-nodes",
@@ -167,14 +168,6 @@ class Result:
         return load_file(self.files(node, "latents")[0])["latent_tensor"]
 
 
-def write_input_latent(base: Path, name: str, tensor: torch.Tensor) -> str:
-    """A file for Load Latent; its name."""
-    (base / "input").mkdir(exist_ok=True)
-    content = {"latent_tensor": tensor.contiguous(), "latent_format_version_0": torch.tensor([])}
-    save_file(content, base / "input" / name)
-    return name
-
-
 def make_base(base: Path, models: Path | None) -> Path:
     """A base directory with the plugin, the tests' nodes, models/gld and input/."""
     for folder in ("custom_nodes", "models", "input", "output", "user/default"):
@@ -213,6 +206,12 @@ def core(models) -> gld_core.GLD:
 
 
 @pytest.fixture(scope="session")
+def start_server():
+    """start_server(base, models, *flags) -> Server on a new base directory; the caller closes it."""
+    return lambda base, models, *flags: Server(make_base(base, models), *flags)
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory, models, scene):
     base = make_base(tmp_path_factory.mktemp("comfyui"), models)
     shutil.copytree(scene, base / "input" / "room")
@@ -227,3 +226,90 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not there: nothing was compared with the released program's numbers")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def graph():
+    """graph(...) -> a prompt in API form, from a scene to pictures, depth, GLB and both latents."""
+
+    def build(scene="room", sources="2", targets="", long_side=84, seed=7, steps=3, **inputs) -> dict:
+        sampling = {
+            "seed": seed,
+            "steps": steps,
+            "cfg": 1.5,
+            "sampler_name": "euler",
+            "scheduler": "gld",
+            "shift": 0.0,
+        }
+        sampling |= {name: value for name, value in inputs.items() if name in sampling}
+        loader = {"weight_dtype": inputs.get("weight_dtype", "default"), "download": False}
+        level1 = inputs.get("level1_model", "checkpoints/da3_level1.pt")
+        level0 = inputs.get("level0_model", "checkpoints/da3_cascade.pt")
+        latents = {"backbone": ["backbone", 0], "views": ["views", 0], "level1": ["level1", 0], "level0": ["level0", 0]}
+        scene_inputs = {"scene": scene, "sources": sources, "targets": targets, "long_side": long_side}
+        export = {"min_confidence": 1.05, "keep_at_least": 0.0, "max_points": inputs.get("max_points", 500_000)}
+        nodes = {
+            "scene": ("GLDLoadScene", scene_inputs),
+            "backbone": ("GLDLoadBackbone", {"backbone": "da3", "weight_dtype": "default", "download": False}),
+            "views": (
+                "GLDEncodeViews",
+                {"backbone": ["backbone", 0], "images": ["scene", 0], "cameras": ["scene", 1]},
+            ),
+            "model1": ("GLDLoadDiffusionModel", {"model_name": level1, **loader}),
+            "model0": ("GLDLoadDiffusionModel", {"model_name": level0, **loader}),
+            "level1": ("GLDSampleLevel1", {"model": ["model1", 0], "views": ["views", 0], **sampling}),
+            "level0": (
+                "GLDCascadeLevel0",
+                {"model": ["model0", 0], "views": ["views", 0], "level1": ["level1", 0], **sampling},
+            ),
+            "rgb": ("GLDDecodeRGB", latents),
+            "depth": ("GLDDecodeDepth", {**latents, "images": ["rgb", 0]}),
+            "glb": ("GLDExportGLB", {"geometry": ["depth", 0], "cameras": ["scene", 1], **export}),
+            "save level1": ("SaveLatent", {"samples": ["level1", 0], "filename_prefix": "level1"}),
+            "save level0": ("SaveLatent", {"samples": ["level0", 0], "filename_prefix": "level0"}),
+            "save rgb": ("SaveImage", {"images": ["rgb", 0], "filename_prefix": "rgb"}),
+            "save depth": ("SaveImage", {"images": ["depth", 1], "filename_prefix": "depth"}),
+            "save glb": ("SaveGLB", {"mesh": ["glb", 0], "filename_prefix": "cloud"}),
+        }
+        return {name: {"class_type": kind, "inputs": dict(values)} for name, (kind, values) in nodes.items()}
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def only():
+    """only(prompt, node, ...) -> the part of a prompt that the named nodes need."""
+
+    def part(prompt: dict, *names: str) -> dict:
+        needed, left = {}, list(names)
+        while left:
+            name = left.pop()
+            if name not in needed:
+                needed[name] = prompt[name]
+                left += [value[0] for value in prompt[name]["inputs"].values() if isinstance(value, list)]
+        return needed
+
+    return part
+
+
+@pytest.fixture(scope="session")
+def host_noise():
+    """host_noise(views, seed) -> (V, C, h, w): what the host draws for the views' empty latent."""
+
+    def draw(views: gld_core.Views, seed: int) -> torch.Tensor:
+        V, C, *grid = views.latent_shape
+        return torch.randn((1, C, V, *grid), generator=torch.Generator().manual_seed(seed))[0].transpose(0, 1)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def core_views(core, scene):
+    """core_views(sources, ...) -> the core's views of the rendered room."""
+
+    def encode(sources=2, targets=None) -> gld_core.Views:
+        loaded = read_scene(scene, 84)
+        chosen, wanted = choose_views(len(loaded), sources, targets)
+        return core.encode_views(loaded.photographs(chosen), loaded.cameras[chosen + wanted])
+
+    return encode
