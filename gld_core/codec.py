@@ -73,8 +73,10 @@ class Geometry:
 
 def check_images(images: Tensor, patch: int) -> None:
     """ValueError unless images are (V, 3, H, W), finite, within [0, 1] and of a size the patches divide."""
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise ValueError(f"Images have shape {tuple(images.shape)} {images.dtype}; give (N, 3, H, W) float in [0, 1].")
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images) or not images.is_floating_point():
+        raise ValueError(
+            f"Images have shape {tuple(images.shape)} {images.dtype}; give (N, 3, H, W) float in [0, 1], N at least 1."
+        )
     H, W = images.shape[-2:]
     if H % patch or W % patch or not H or not W:
         raise ValueError(

@@ -5,6 +5,7 @@ import pytest
 from safetensors import safe_open
 
 import gld_core
+from gld_core.random_models import write_random_models
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +14,14 @@ def shared() -> Path:
     folder = Path(__file__).parents[3] / "shared"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there: nothing was compared with the released program's numbers")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_models(tmp_path_factory) -> Path:
+    """A small DA3 bundle with random weights in the released layout, not to be changed."""
+    folder = tmp_path_factory.mktemp("random_models")
+    write_random_models(folder)
     return folder
 
 

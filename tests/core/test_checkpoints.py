@@ -11,7 +11,6 @@ from safetensors import safe_open
 
 import gld_core
 from gld_core import checkpoints
-from gld_core.random_models import write_random_models
 
 LEVEL1 = "checkpoints/da3_level1.pt"
 CASCADE = "checkpoints/da3_cascade.pt"
@@ -20,16 +19,9 @@ RGB = "pretrained_models/mae_decoder.pt"
 BACKBONE = "pretrained_models/da3/model.safetensors"
 
 
-@pytest.fixture(scope="module")
-def released(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("released")
-    write_random_models(folder)
-    return folder
-
-
 @pytest.fixture
-def models(released, tmp_path):
-    shutil.copytree(released, tmp_path / "models")
+def models(random_models, tmp_path):
+    shutil.copytree(random_models, tmp_path / "models")
     return tmp_path / "models"
 
 
@@ -66,16 +58,16 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_variant_loads_to_the_same_networks(released, models, variant):
+def test_variant_loads_to_the_same_networks(random_models, models, variant):
     file, change = VARIANTS[variant]
     rewrite(models / file, change)
-    assert same_weights(gld_core.load(models), gld_core.load(released))
+    assert same_weights(gld_core.load(models), gld_core.load(random_models))
 
 
-def test_a_head_file_that_covers_part_of_the_head_overwrites_that_part(released, models):
+def test_a_head_file_that_covers_part_of_the_head_overwrites_that_part(random_models, models):
     name = "scratch.output_conv1.weight"
     rewrite(models / HEAD, lambda c: {"model": {f"decoder.{name}": c["model"][f"decoder.{name}"] + 1}})
-    partial, whole = gld_core.load(models).codec.networks, gld_core.load(released).codec.networks
+    partial, whole = gld_core.load(models).codec.networks, gld_core.load(random_models).codec.networks
     own = whole["own_head"].state_dict()
     for key, value in partial["head"].state_dict().items():
         expected = (whole["head"].state_dict()[key].half() + 1).float() if key == name else own[key]
@@ -98,23 +90,23 @@ def test_number_of_blocks_comes_from_the_keys(models):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_converted_folder_loads_to_what_the_released_one_does(released, tmp_path, dtype):
-    checkpoints.convert(released, tmp_path / "converted", dtype=dtype)
-    assert same_weights(gld_core.load(tmp_path / "converted", dtype=dtype), gld_core.load(released, dtype=dtype))
+def test_converted_folder_loads_to_what_the_released_one_does(random_models, tmp_path, dtype):
+    checkpoints.convert(random_models, tmp_path / "converted", dtype=dtype)
+    assert same_weights(gld_core.load(tmp_path / "converted", dtype=dtype), gld_core.load(random_models, dtype=dtype))
 
 
-def test_converted_files_say_where_they_come_from(released, tmp_path):
-    checkpoints.convert(released, tmp_path, dtype=torch.bfloat16)
+def test_converted_files_say_where_they_come_from(random_models, tmp_path):
+    checkpoints.convert(random_models, tmp_path, dtype=torch.bfloat16)
     with safe_open(tmp_path / "checkpoints/da3_level1.safetensors", "pt") as file:
         metadata = file.metadata()
     assert metadata["gld.source"] == "da3_level1.pt"
-    assert metadata["gld.source_sha256"] == checkpoints.sha256(released / LEVEL1)
+    assert metadata["gld.source_sha256"] == checkpoints.sha256(random_models / LEVEL1)
     with safe_open(tmp_path / BACKBONE, "pt") as file:
         assert "normalization1" in json.loads(file.metadata()[checkpoints.STATISTICS_KEY])
 
 
-def test_cameras_and_time_stay_float32_in_half_precision(released):
-    net = gld_core.load(released, dtype=torch.bfloat16).diffusion[1]
+def test_cameras_and_time_stay_float32_in_half_precision(random_models):
+    net = gld_core.load(random_models, dtype=torch.bfloat16).diffusion[1]
     assert net.t_embedder.W.dtype == net.camera_embedder.proj.weight.dtype == torch.float32
     assert net.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
 
