@@ -31,6 +31,14 @@ COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".cache" / "comfyui")
 SHARED = ROOT.parent / "shared"
 
 
+# Networks this small lose time to threads.
+torch.set_num_threads(1)
+
+
+def server_environment() -> dict[str, str]:
+    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(SITE)}
+
+
 class Refused(Exception):
     """The server did not take a prompt; the text is its answer."""
 
@@ -38,7 +46,7 @@ class Refused(Exception):
 class Server:
     """ComfyUI in a process of its own, and a client with one websocket."""
 
-    def __init__(self, base: Path, *flags: str):
+    def __init__(self, base: Path, *flags: str, **environment: str):
         self.base = base
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -46,8 +54,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = uuid.uuid4().hex
         self.log_path = base / f"server-{self.port}.log"
-        # Networks this small lose time to threads.
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(SITE)}
+        environment = {**server_environment(), "HF_HUB_OFFLINE": "1", **environment}
         command = [
             sys.executable, COMFYUI / "main.py", *flags, "--listen", "127.0.0.1", "--port", self.port,
             "--base-directory", base, "--database-url", "sqlite:///:memory:", "--disable-api-nodes",
@@ -76,6 +83,10 @@ class Server:
     def get(self, path: str):
         with urllib.request.urlopen(self.url + path, timeout=60) as response:
             return json.load(response)
+
+    def get_text(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=60) as response:
+            return response.read().decode()
 
     def post(self, path: str, body: dict):
         request = urllib.request.Request(
@@ -207,8 +218,21 @@ def core(models) -> gld_core.GLD:
 
 @pytest.fixture(scope="session")
 def start_server():
-    """start_server(base, models, *flags) -> Server on a new base directory; the caller closes it."""
-    return lambda base, models, *flags: Server(make_base(base, models), *flags)
+    """start_server(base, models, *flags, **environment) -> Server on a new base directory; the caller closes it."""
+    return lambda base, models, *flags, **environment: Server(make_base(base, models), *flags, **environment)
+
+
+@pytest.fixture(scope="session")
+def run_with_host():
+    """run_with_host(script, *arguments) -> the JSON on the last line of a script that imports the host's modules."""
+
+    def run(script: Path, *arguments) -> dict:
+        command = [sys.executable, str(script), str(COMFYUI), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env=server_environment())
+        assert done.returncode == 0, done.stderr[-4000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture(scope="session")

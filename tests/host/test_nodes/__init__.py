@@ -1,5 +1,6 @@
 """Nodes that only the tests' server has: noise that a test chooses, and a model patch that counts calls."""
 
+import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import ComfyExtension, io
 
@@ -60,9 +61,21 @@ class TestReportCalls(io.ComfyNode):
         return io.NodeOutput(ui={"calls": [model.calls]})
 
 
+class TestPlainConditioning(io.ComfyNode):
+    """Conditioning as a text encoder makes it."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema("TestPlainConditioning", inputs=[], outputs=[io.Conditioning.Output()])
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput([[torch.zeros(1, 77, 768), {}]])
+
+
 class TestExtension(ComfyExtension):
     async def get_node_list(self):
-        return [TestNoise, TestCountCalls, TestReportCalls]
+        return [TestNoise, TestCountCalls, TestReportCalls, TestPlainConditioning]
 
 
 async def comfy_entrypoint():
