@@ -45,6 +45,18 @@ def sample_euler(
     return x
 
 
+def holding(
+    velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, views: list[int], data: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The velocity, with `views` (along dimension 2) on their straight line from `noise` to their known `data`, so
+    that at every t the network sees them as (1 - t) * data + t * noise. noise: where the sampling starts from;
+    data: the known views alone.
+    """
+    index = torch.tensor(views, device=noise.device)
+    straight = noise[:, :, index] - data
+    return lambda x, t: velocity(x, t).index_copy(2, index, straight)
+
+
 def guided(
     network: Callable[..., Tensor], unconditional: dict[str, Any] | None, conditional: dict[str, Any], cfg: float
 ) -> Callable[[Tensor, Tensor], Tensor]:

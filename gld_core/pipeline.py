@@ -1,7 +1,7 @@
 """The whole job: `load` the released files, then from photographs and cameras to novel views, depth and cameras."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,12 @@ def conditions(views: Views, level: int, conditional: bool) -> dict[str, Tensor]
         if not da3_cascade:
             K = torch.eye(3).expand_as(K)
     return {"camera_map": rays, "matrices": projection_matrices(w2c, normalized_intrinsics(K, *size))}
+
+
+def starting_noise(shape: tuple[int, ...], level: int, seed: int) -> Tensor:
+    """One seed gives both levels their own noise: level 1 the first draw, the cascade the second."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for _ in range(2 - level)][-1]
 
 
 class GLD:
@@ -105,7 +111,9 @@ class GLD:
         seed: int,
         noise: Tensor | None,
         callback: Callback | None,
+        known: Mapping[int, Tensor] | None = None,
     ) -> Tensor:
+        """`sample_level1` or `cascade_level0`. known: views (C, h, w) by index that are not sampled but held."""
         self.codec.check_views(views)
         network, device = self.diffusion[level], self.codec.device
         shape = views.latent_shape
@@ -114,9 +122,7 @@ class GLD:
         if steps < 1 or shift <= 0:
             raise ValueError(f"steps is {steps} and shift {shift}; steps has to be 1 or more and shift above 0.")
         if noise is None:
-            generator = torch.Generator().manual_seed(seed)
-            # One seed gives both levels their own noise: level 1 the first draw, the cascade the second.
-            noise = [torch.randn(shape, generator=generator) for _ in range(2 - level)][-1]
+            noise = starting_noise(shape, level, seed)
         elif tuple(noise.shape) != shape:
             raise ValueError(f"The noise has shape {tuple(noise.shape)}, these views need {shape}.")
 
@@ -128,11 +134,18 @@ class GLD:
 
         velocity = flow.guided(network, branch(False) if cfg != 1 else None, branch(True), cfg)
         x = noise.to(device, torch.float32).transpose(0, 1)[None]
+        if known:
+            held, data = list(known), torch.stack(list(known.values()), dim=1)[None].to(x)
+            velocity = flow.holding(velocity, x, held, data)
         times = flow.time_grid(steps, shift)
         if callback is not None:
             show = callback
             callback = lambda step, steps, x: show(step, steps, x[0].transpose(0, 1))  # noqa: E731
-        return flow.sample_euler(velocity, x, times, callback)[0].transpose(0, 1)
+        x = flow.sample_euler(velocity, x, times, callback)
+        if known:
+            # The last time is not quite 0.
+            x[:, :, held] = data
+        return x[0].transpose(0, 1)
 
 
 def load_codec(
