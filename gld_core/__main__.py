@@ -115,7 +115,7 @@ def views(args: argparse.Namespace) -> None:
     if len(xyz) > MAX_POINTS:
         kept = torch.randperm(len(xyz), generator=torch.Generator().manual_seed(args.seed))[:MAX_POINTS].sort().values
         xyz, colors = xyz[kept], colors[kept]
-    write_ply(args.out / "points.ply", xyz, colors)
+    write_ply(args.out / "points.ply", xyz, colors, replace=True)
     labels = [f"{'source' if view < N else 'target'} {name}" for view, name in enumerate(names)]
     rows = {"photo": [scene.images[view] for view in order], "view": list(rgb), "depth": list(depth_to_color(depth))}
     write_png(args.out / "contact_sheet.png", contact_sheet(labels, rows))

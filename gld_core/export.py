@@ -16,12 +16,22 @@ from torch import Tensor
 from .cameras import Cameras
 
 
+def check_new(path: str | Path) -> None:
+    """Raise FileExistsError, with the cure, where there is something at `path`."""
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists and is not written over; choose another name, or remove it first.")
+
+
 @contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
+def atomic(path: str | Path, replace: bool = True) -> Iterator[Path]:
     """`with atomic(path) as temporary:` write to `temporary`; it becomes `path` when the block ends, and is removed
     where the block raises anything at all (KeyboardInterrupt included). The folder of `path` is made where missing.
+
+    replace=False: raises FileExistsError where `path` exists.
     """
     path = Path(path)
+    if not replace:
+        check_new(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     temporary = Path(name)
@@ -35,6 +45,22 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """`with atomic_folder(path) as temporary:` write into the folder `temporary`; it becomes `path` when the block
+    ends, and is removed with all that is in it where the block raises. FileExistsError where `path` exists.
+    """
+    path = Path(path)
+    check_new(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as outer:
+        temporary = Path(outer) / path.name
+        temporary.mkdir()
+        yield temporary
+        check_new(path)
+        os.rename(temporary, path)
 
 
 def to_bytes(image: Tensor) -> np.ndarray:
@@ -80,27 +106,53 @@ def write_npz(path: str | Path, **arrays: Tensor | float) -> None:
         np.savez_compressed(file, **plain)
 
 
-def depth_to_color(depth: Tensor, near: float | None = None, far: float | None = None) -> Tensor:
-    """(..., H, W) depth -> (..., 3, H, W) in [0, 1] to look at: near is bright yellow, far is dark violet, linear in
-    1/depth; what is not finite and positive is grey. `near` and `far` default to the 2nd and 98th percentile.
+# From far to near. The names are matplotlib's, whose maps these follow at the stops.
+DEPTH_COLORS = {
+    "inferno": [[0.05, 0.03, 0.2], [0.36, 0.08, 0.46], [0.72, 0.21, 0.38], [0.95, 0.5, 0.2], [0.99, 0.95, 0.65]],
+    "viridis": [[0.27, 0.0, 0.33], [0.23, 0.32, 0.55], [0.13, 0.57, 0.55], [0.37, 0.79, 0.38], [0.99, 0.91, 0.14]],
+    "turbo": [
+        [0.19, 0.07, 0.23], [0.27, 0.42, 0.94], [0.15, 0.75, 0.89], [0.26, 0.96, 0.5], [0.69, 0.98, 0.21],
+        [0.96, 0.73, 0.23], [0.98, 0.4, 0.1],
+    ],
+    "grey": [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]],
+}  # fmt: skip
+
+
+def depth_range(depth: Tensor) -> tuple[float, float]:
+    """(near, far): the 2nd and 98th percentile of what is finite and positive; (1, 2) where nothing is."""
+    valid = depth[torch.isfinite(depth) & (depth > 0)]
+    if not len(valid):
+        return 1.0, 2.0
+    near, far = np.percentile(valid[:: len(valid) // 1_000_000 + 1].double().numpy(), [2, 98])
+    return float(near), float(far)
+
+
+def depth_to_color(
+    depth: Tensor,
+    near: float | None = None,
+    far: float | None = None,
+    colors: str = "inferno",
+    per_view: bool = False,
+) -> Tensor:
+    """(..., H, W) depth -> (..., 3, H, W) in [0, 1] to look at: near is bright, far is dark, linear in 1/depth; what
+    is not finite and positive is mid grey, in "grey" black.
+
+    colors: one of DEPTH_COLORS ("turbo" goes from blue to red and is not brighter but warmer where near). near, far:
+    where the colours end; by default `depth_range` of all views, or with per_view of each (H, W).
     """
     depth = depth.detach().float().cpu()
+    if per_view and depth.ndim > 2:
+        return torch.stack([depth_to_color(view, near, far, colors, per_view) for view in depth])
+    found_near, found_far = depth_range(depth)
+    near, far = found_near if near is None else near, found_far if far is None else far
     valid = torch.isfinite(depth) & (depth > 0)
-    if valid.any():
-        sample = depth[valid].double().numpy()
-        near = float(np.percentile(sample, 2)) if near is None else near
-        far = float(np.percentile(sample, 98)) if far is None else far
-    else:
-        near, far = 1.0, 2.0
     inverse = 1 / torch.where(valid, depth, far)
     level = ((inverse - 1 / far) / max(1 / near - 1 / far, 1e-12)).clamp(0, 1)
-    stops = torch.tensor(
-        [[0.05, 0.03, 0.2], [0.36, 0.08, 0.46], [0.72, 0.21, 0.38], [0.95, 0.5, 0.2], [0.99, 0.95, 0.65]]
-    )
+    stops = torch.tensor(DEPTH_COLORS[colors])
     position = level * (len(stops) - 1)
     lower = position.long().clamp(max=len(stops) - 2)
     color = torch.lerp(stops[lower], stops[lower + 1], (position - lower)[..., None])
-    return torch.where(valid[..., None], color, 0.5).movedim(-1, -3)
+    return torch.where(valid[..., None], color, 0.0 if colors == "grey" else 0.5).movedim(-1, -3)
 
 
 def contact_sheet(
@@ -156,14 +208,28 @@ def write_transforms(
         temporary.write_text(json.dumps({"camera_model": "PINHOLE", **extra, "frames": frames}, indent=2) + "\n")
 
 
-def write_ply(path: str | Path, points: Tensor, colors: Tensor) -> None:
-    """(P, 3) points and (P, 3) uint8 colours -> PLY, binary little endian, float32 coordinates as they are."""
-    vertex = np.dtype([("position", "<f4", 3), ("color", "u1", 3)])
-    data = np.empty(len(points), vertex)
-    data["position"] = points.detach().cpu().numpy()
-    data["color"] = colors.detach().cpu().numpy()
-    properties = [f"property float {axis}" for axis in "xyz"]
-    properties += [f"property uchar {name}" for name in ("red", "green", "blue")]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header", ""]
-    with atomic(path) as temporary:
-        temporary.write_bytes("\n".join(header).encode("ascii") + data.tobytes())
+def ply_bytes(points: Tensor, colors: Tensor, normals: Tensor | None = None) -> bytes:
+    """(P, 3) points, (P, 3) uint8 colours and (P, 3) normals -> PLY, binary little endian, float32 coordinates as they
+    are. Points that are not finite are left out.
+    """
+    fields: dict[str, tuple[str, str, Tensor]] = {"position": ("<f4", "float", points)}
+    if normals is not None:
+        fields["normal"] = ("<f4", "float", normals)
+    fields["color"] = ("u1", "uchar", colors)
+    names = {"position": "x y z", "normal": "nx ny nz", "color": "red green blue"}
+    finite = torch.isfinite(points).all(dim=1)
+    data = np.empty(int(finite.sum()), np.dtype([(name, kind, 3) for name, (kind, _, _) in fields.items()]))
+    properties = []
+    for name, (_, kind, values) in fields.items():
+        data[name] = values.detach().cpu()[finite].numpy()
+        properties += [f"property {kind} {part}" for part in names[name].split()]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(data)}", *properties, "end_header", ""]
+    return "\n".join(header).encode("ascii") + data.tobytes()
+
+
+def write_ply(
+    path: str | Path, points: Tensor, colors: Tensor, normals: Tensor | None = None, replace: bool = False
+) -> None:
+    """`ply_bytes` to a file. Raises FileExistsError where there is one already, unless `replace`."""
+    with atomic(path, replace) as temporary:
+        temporary.write_bytes(ply_bytes(points, colors, normals))

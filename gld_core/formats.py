@@ -12,6 +12,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -346,10 +347,12 @@ def write_colmap(
     xyz: Tensor | None = None,
     rgb: Tensor | None = None,
     binary: bool = True,
+    observations: Sequence[tuple[Tensor, Tensor]] | None = None,
 ) -> None:
     """Cameras -> a COLMAP model of PINHOLE cameras; names are the images' file names, without spaces at their ends.
 
-    xyz (P, 3), rgb (P, 3) uint8: sparse points, which get no observations. Raises ValueError for a K with skew.
+    xyz (P, 3), rgb (P, 3) uint8: sparse points; observations: per view the indices (n,) of those it sees and where it
+    sees them, (n, 2) in pixels (`fusion.observations`). Raises ValueError for a K with skew.
     """
     folder = Path(folder)
     intrinsics = without_skew("a COLMAP model", cameras.K)
@@ -361,38 +364,56 @@ def write_colmap(
     points = [] if xyz is None else xyz.double().tolist()
     colors = torch.full((len(points), 3), 128).tolist() if rgb is None else rgb.tolist()
     size = (cameras.width, cameras.height)
+    # What each image sees, as (x, y, point), and what sees each point, as (image, place in it); all counted from 1
+    # but for the place.
+    sights: list[list[tuple[float, float, int]]] = [[] for _ in images]
+    tracks: list[list[tuple[int, int]]] = [[] for _ in points]
+    for view, (indices, pixels) in enumerate(observations or []):
+        for place, (index, (x, y)) in enumerate(zip(indices.tolist(), pixels.tolist(), strict=True)):
+            sights[view].append((x, y, index + 1))
+            tracks[index].append((view + 1, place))
     files: dict[str, bytes] = {}
     if binary:
         files["cameras.bin"] = struct.pack("<Q", len(unique)) + b"".join(
             struct.pack("<iiQQ4d", number, 1, *size, *values) for number, values in enumerate(unique, 1)
         )
         files["images.bin"] = struct.pack("<Q", len(images)) + b"".join(
-            struct.pack("<i7di", view, *values, camera) + name.encode("utf-8") + b"\0" + struct.pack("<Q", 0)
-            for view, (values, camera, name) in enumerate(images, 1)
+            struct.pack("<i7di", view, *values, camera)
+            + name.encode("utf-8")
+            + struct.pack("<xQ", len(sight))
+            + b"".join(struct.pack("<ddq", *point) for point in sight)
+            for view, ((values, camera, name), sight) in enumerate(zip(images, sights, strict=True), 1)
         )
         files["points3D.bin"] = struct.pack("<Q", len(points)) + b"".join(
-            struct.pack("<Q3d3BdQ", number, *point, *color, 0.0, 0)
-            for number, (point, color) in enumerate(zip(points, colors, strict=True), 1)
+            struct.pack("<Q3d3BdQ", number, *point, *color, 0.0, len(track))
+            + b"".join(struct.pack("<ii", *element) for element in track)
+            for number, (point, color, track) in enumerate(zip(points, colors, tracks, strict=True), 1)
         )
     else:
 
         def table(header: str, rows: list[str]) -> bytes:
             return "\n".join([f"# {header}", *rows, ""]).encode("utf-8")
 
-        def numbers(values: Sequence[float]) -> str:
+        def numbers(*values: float) -> str:
             return " ".join(map(repr, values))
 
         files["cameras.txt"] = table(
             "CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]",
-            [f"{i} PINHOLE {size[0]} {size[1]} {numbers(values)}" for i, values in enumerate(unique, 1)],
+            [f"{i} PINHOLE {size[0]} {size[1]} {numbers(*values)}" for i, values in enumerate(unique, 1)],
         )
         files["images.txt"] = table(
-            "IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME, then a line of POINTS2D[] (none)",
-            [f"{i} {numbers(values)} {camera} {name}\n" for i, (values, camera, name) in enumerate(images, 1)],
+            "IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME, then a line of POINTS2D[] as X, Y, POINT3D_ID",
+            [
+                f"{i} {numbers(*values)} {camera} {name}\n{numbers(*chain(*sight))}"
+                for i, ((values, camera, name), sight) in enumerate(zip(images, sights, strict=True), 1)
+            ],
         )
         files["points3D.txt"] = table(
-            "POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[]",
-            [f"{i} {numbers(p)} {numbers(c)} 0.0" for i, (p, c) in enumerate(zip(points, colors, strict=True), 1)],
+            "POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as IMAGE_ID, POINT2D_IDX",
+            [
+                f"{i} {numbers(*point, *color, 0.0, *chain(*track))}"
+                for i, (point, color, track) in enumerate(zip(points, colors, tracks, strict=True), 1)
+            ],
         )
     for file_name, content in files.items():
         with atomic(folder / file_name) as temporary:

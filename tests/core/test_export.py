@@ -67,6 +67,21 @@ def test_near_is_bright_far_is_dark_and_no_depth_is_grey():
     assert (depth_to_color(torch.zeros(2, 3)) == 0.5).all()
 
 
+@pytest.mark.parametrize("colors", ["inferno", "viridis", "grey"])
+def test_every_map_but_the_rainbow_grows_brighter_towards_the_viewer(colors):
+    depth = torch.linspace(1, 9, 100).view(1, 1, 100)
+    brightness = depth_to_color(depth, colors=colors)[0].mul(torch.tensor([0.2, 0.7, 0.1]).view(3, 1, 1)).sum(0)[0]
+    assert (brightness.diff() <= 1e-6).all() and brightness[0] - brightness[-1] > 0.6
+    assert (depth_to_color(depth, colors="turbo")[0, 0, 0, [0, -1]] > torch.tensor([0.9, -1])).all()
+
+
+def test_views_share_one_range_of_depth_or_have_their_own():
+    depth = torch.stack([torch.linspace(1, 2, 100), torch.linspace(10, 20, 100)]).view(2, 1, 100)
+    shared, own = depth_to_color(depth), depth_to_color(depth, per_view=True)
+    assert torch.allclose(own[0], own[1], atol=0.02)
+    assert (shared[0].mean() - shared[1].mean()) > 0.3
+
+
 def test_a_contact_sheet_shows_every_picture_in_its_column():
     images = [torch.full((3, 10, 20), value) for value in (0.2, 0.4, 0.6, 0.8, 1.0)]
     sheet = contact_sheet(list("abcde"), {"view": images, "photo": [None] * 5}, cell=40, per_band=3)
@@ -99,3 +114,22 @@ def test_a_point_cloud_is_read_back_by_another_program(tmp_path):
     cloud = trimesh.load(tmp_path / "p.ply")
     assert np.array_equal(cloud.vertices.astype(np.float32), points.numpy())
     assert np.array_equal(cloud.colors[:, :3], colors.numpy())
+
+
+def test_a_point_cloud_has_normals_and_only_finite_points(tmp_path):
+    points, normals, colors = torch.randn(50, 3), torch.randn(50, 3), torch.zeros(50, 3, dtype=torch.uint8)
+    points[7, 1] = torch.nan
+    write_ply(tmp_path / "p.ply", points, colors, normals)
+    raw = trimesh.load(tmp_path / "p.ply").metadata["_ply_raw"]["vertex"]["data"]
+    kept = torch.arange(50) != 7
+    assert np.array_equal(raw["x"], points[kept, 0]) and np.array_equal(raw["ny"], normals[kept, 1])
+
+
+def test_a_point_cloud_replaces_another_only_when_told_to(tmp_path):
+    points, colors = torch.randn(5, 3), torch.zeros(5, 3, dtype=torch.uint8)
+    write_ply(tmp_path / "p.ply", points, colors)
+    with pytest.raises(FileExistsError, match="choose another name"):
+        write_ply(tmp_path / "p.ply", points[:2], colors[:2])
+    assert len(trimesh.load(tmp_path / "p.ply").vertices) == 5
+    write_ply(tmp_path / "p.ply", points[:2], colors[:2], replace=True)
+    assert len(trimesh.load(tmp_path / "p.ply").vertices) == 2

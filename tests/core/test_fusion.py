@@ -1,0 +1,286 @@
+"""Many depth maps to one scene: near the truth, once where views overlap, cut where they see an edge."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from gld_core.cameras import Cameras
+from gld_core.fusion import (
+    BITS,
+    agreement,
+    even_subset,
+    fuse_mesh,
+    fuse_points,
+    observations,
+    surface_nets,
+    usable,
+    view_meshes,
+)
+from gld_core.render import Room, cast, render_scene
+
+SEED, V, H, W = 3, 6, 126, 168
+
+
+@pytest.fixture(scope="module")
+def scene():
+    images, depth, cameras = render_scene(SEED, V, H, W)
+    return images, depth, cameras, torch.ones_like(depth, dtype=torch.bool)
+
+
+def one_camera(focal):
+    K = torch.tensor([[focal, 0.0, 20], [0, focal, 20], [0, 0, 1]])
+    return Cameras(torch.eye(4)[None], K[None], 40, 40)
+
+
+def distance_to_room(points):
+    """(P,) metres from points to the nearest surface of the room, from its shapes' equations."""
+    room, points = Room(np.random.default_rng(SEED)), points.double().numpy()
+    nearest = np.minimum(np.abs(points), np.abs(points - room.size)).min(1)
+    for shape in room.shapes[1:]:
+        local = shape.local(points - shape.centre)
+        beyond = np.abs(local) - shape.half
+        to_box = np.abs(np.linalg.norm(beyond.clip(0), axis=1) + beyond.max(1).clip(None, 0))
+        to_ball = np.abs(np.linalg.norm(local, axis=1) - shape.half[0])
+        nearest = np.minimum(nearest, to_ball if shape.sphere else to_box)
+    return nearest
+
+
+def seen_surfaces(cameras, samples=3):
+    """Points on all that the cameras see, several to a pixel, by casting rays at the room."""
+    room, points = Room(np.random.default_rng(SEED)), []
+    for c2w, K in zip(cameras.c2w.double().numpy(), cameras.K.double().numpy(), strict=True):
+        depth, _, d = cast(room, c2w, K, cameras.height, cameras.width, samples, np.float64)
+        points.append((c2w[:3, 3] + depth[..., None] * d).reshape(-1, 3))
+    points = np.concatenate(points)
+    return torch.from_numpy(points[np.random.default_rng(0).choice(len(points), 4000, replace=False)]).float()
+
+
+def distance_to(cloud, points):
+    return torch.cat([torch.cdist(part, cloud).amin(1) for part in points.split(200)]).numpy()
+
+
+@pytest.mark.parametrize("fuse", [fuse_points, fuse_mesh, view_meshes])
+def test_the_fused_scene_lies_within_half_a_percent_of_the_truth_both_ways(scene, fuse):
+    images, depth, cameras, keep = scene
+    size = np.linalg.norm(Room(np.random.default_rng(SEED)).size)
+    made = fuse(depth, images, cameras, keep)
+    parts = list(made) if fuse is view_meshes else [made]
+    xyz = torch.cat([part.xyz for part in parts])
+    if fuse is not fuse_points:
+        xyz = torch.cat([xyz, *(part.xyz[part.faces].mean(1) for part in parts)])
+    there, back = distance_to_room(xyz) / size, distance_to(xyz, seen_surfaces(cameras)) / size
+    print(f"{fuse.__name__}: to the truth {there.mean():.4%} (99 % within {np.quantile(there, 0.99):.4%}), ", end="")
+    print(f"from the truth {back.mean():.4%} (99 % within {np.quantile(back, 0.99):.4%})")
+    assert there.mean() < 0.0005 and np.quantile(there, 0.99) < 0.005
+    assert back.mean() < 0.0025 and np.quantile(back, 0.95) < 0.005
+
+
+def test_what_views_share_is_there_once(scene):
+    images, depth, cameras, keep = (part[:1] for part in scene)
+    double = depth.repeat(2, 1, 1), images.repeat(2, 1, 1, 1), cameras[[0, 0]], keep.repeat(2, 1, 1)
+    for fuse in (fuse_points, fuse_mesh):
+        once = fuse(depth, images, cameras, keep, voxel=0.03)
+        twice = fuse(
+            depth.repeat(2, 1, 1), images.repeat(2, 1, 1, 1), cameras[[0, 0]], keep.repeat(2, 1, 1), voxel=0.03
+        )
+        assert len(twice.xyz) == len(once.xyz)
+        assert torch.allclose(twice.xyz, once.xyz, atol=1e-4)
+    meshes = list(view_meshes(*double))
+    assert len(meshes) == 1 or len(meshes[1].xyz) < 0.1 * len(meshes[0].xyz)
+
+
+@pytest.mark.parametrize("fuse", [fuse_mesh, view_meshes])
+def test_a_mesh_is_cut_where_depth_jumps(fuse):
+    depth = torch.full((1, 40, 40), 2.0)
+    depth[:, 10:30, 10:30] = 1.0
+    made = fuse(depth, torch.ones(1, 3, 40, 40), one_camera(50), depth > 0)
+    for mesh in [made] if fuse is fuse_mesh else made:
+        corners = mesh.xyz[mesh.faces]
+        assert len(corners) > 500
+        assert (corners[..., 2].amax(1) - corners[..., 2].amin(1)).max() < 0.1
+        assert ((mesh.xyz[:, 2] - 1).abs().minimum((mesh.xyz[:, 2] - 2).abs())).max() < 0.1
+
+
+@pytest.mark.parametrize("fuse", [fuse_mesh, view_meshes])
+@pytest.mark.parametrize(("degrees", "there"), [(70, True), (88, False)])
+def test_a_mesh_leaves_out_what_is_seen_at_a_glancing_angle(fuse, degrees, there):
+    across = (torch.arange(40) + 0.5 - 20) / 500
+    depth = (2 / (1 - np.tan(np.radians(degrees)) * across)).expand(1, 40, 40)
+    made = fuse(depth, torch.ones(1, 3, 40, 40), one_camera(500), depth > 0)
+    faces = len(made.faces) if fuse is fuse_mesh else sum(len(mesh.faces) for mesh in made)
+    assert (faces > 100) == there and (there or faces == 0)
+
+
+@pytest.mark.parametrize("fuse", [fuse_mesh, view_meshes])
+def test_triangles_and_normals_face_the_cameras(scene, fuse):
+    images, depth, cameras, keep = scene
+    made = fuse(depth[:1], images[:1], cameras[:1], keep[:1])
+    mesh = made if fuse is fuse_mesh else next(made)
+    corners = mesh.xyz[mesh.faces]
+    normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    toward = cameras.c2w[0, :3, 3] - corners.mean(1)
+    assert ((normals * toward).sum(1) > 0).float().mean() > 0.99
+    cloud = fuse_points(depth[:1], images[:1], cameras[:1], keep[:1])
+    assert ((cloud.normals * (cameras.c2w[0, :3, 3] - cloud.xyz)).sum(1) > 0).float().mean() > 0.99
+
+
+def test_surface_nets_close_a_ball_and_turn_it_outwards():
+    cells = np.stack(np.meshgrid(*[np.arange(-12, 13)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    keys = ((cells + (1 << BITS - 1)) << np.array([0, BITS, 2 * BITS])).sum(1)
+    order = np.argsort(keys)
+    field = np.linalg.norm(cells, axis=1)[order] - 9.3
+    cubes, places, faces = surface_nets(keys[order], field.astype(np.float32))
+    corners = (cubes[:, None] >> np.array([0, BITS, 2 * BITS]) & (1 << BITS) - 1) - (1 << BITS - 1)
+    ball = trimesh.Trimesh(corners + places, faces, process=False)
+    assert ball.is_watertight and ball.is_winding_consistent and ball.euler_number == 2
+    assert ball.volume == pytest.approx(4 / 3 * np.pi * 9.3**3, rel=0.02)
+
+
+def test_colours_come_from_the_pictures(scene):
+    images, depth, cameras, keep = scene
+    flat = torch.tensor([0.2, 0.4, 0.8])[None, :, None, None].expand_as(images)
+    for fuse in (fuse_points, fuse_mesh):
+        assert (fuse(depth, flat, cameras, keep).rgb == torch.tensor([51, 102, 204])).all()
+    mesh = next(view_meshes(depth, images, cameras, keep))
+    look = observations(depth[:1], keep[:1], cameras[:1], mesh.xyz)[0]
+    assert torch.allclose(mesh.uv[look[0]].double() * torch.tensor([W, H]), look[1], atol=0.01)
+    assert torch.equal(mesh.texture, images[0])
+
+
+def test_exact_views_agree_and_a_wrong_one_is_caught(scene):
+    _, depth, cameras, keep = scene
+    exact = agreement(depth, keep, cameras)
+    assert (exact.denied > 0).float().mean() < 0.001
+    assert exact.confirmed.float().mean() > 0.7 * (V - 1)
+    for scale in (0.8, 1.25):
+        wrong = depth.clone()
+        wrong[2] *= scale
+        found = agreement(wrong, keep, cameras)
+        share = found.consistency.mean(dim=(1, 2))
+        assert share.argmin() == 2 and share[2] < 0.5 and share[[0, 1, 3, 4, 5]].min() > 0.75
+        kept = (found.confirmed >= 2).float().mean(dim=(1, 2))
+        assert kept[2] < 0.2 and kept[[0, 1, 3, 4, 5]].min() > 0.7
+
+
+def test_points_that_no_other_view_can_judge_are_consistent_but_not_confirmed(scene):
+    _, depth, cameras, keep = (part[:1] for part in scene)
+    alone = agreement(depth, keep, cameras)
+    assert (alone.consistency == 1).all() and (alone.confirmed == 0).all()
+
+
+def test_points_above_the_maximum_are_thinned_evenly_over_space(scene):
+    images, depth, cameras, keep = scene
+    for maximum in (20_000, 3_000):
+        cloud = fuse_points(depth, images, cameras, keep, maximum)
+        assert 0.8 * maximum < len(cloud.xyz) <= maximum
+        alone = torch.cdist(cloud.xyz[:3000], cloud.xyz).topk(2, largest=False).values[:, 1]
+        assert alone.std() / alone.mean() < 0.6
+    every = fuse_points(depth, images, cameras, keep).xyz
+    chosen = even_subset(every, 3_000)
+    assert 0.8 * 3_000 < len(chosen) <= 3_000 and (chosen.diff() > 0).all()
+
+
+def test_a_mesh_has_about_as_many_vertices_as_allowed(scene):
+    images, depth, cameras, keep = scene
+    assert 3_000 < len(fuse_mesh(depth, images, cameras, keep, 6_000).xyz) < 9_000
+    assert sum(len(mesh.xyz) for mesh in view_meshes(depth, images, cameras, keep, 6_000)) < 9_000
+
+
+def test_what_is_not_finite_reaches_nothing(scene):
+    images, depth, cameras, _ = scene
+    depth, images = depth.clone(), images.clone()
+    bad = torch.tensor([torch.nan, torch.inf, -torch.inf, -1.0, 0.0, 3e38, 1e30, 1e-42])
+    depth.view(-1)[::7] = bad.repeat(depth.numel() // 7 // 8 + 1)[: len(depth.view(-1)[::7])]
+    images.view(-1)[::11] = torch.nan
+    keep = usable(depth, torch.ones_like(depth), 0.0)
+    found = agreement(depth, keep, cameras)
+    assert torch.isfinite(found.consistency).all() and (found.confirmed[~keep] == 0).all()
+    cloud = fuse_points(depth, images, cameras, keep)
+    meshes = [fuse_mesh(depth, images, cameras, keep), *view_meshes(depth, images, cameras, keep)]
+    for values in (cloud.xyz, cloud.normals, *(mesh.xyz for mesh in meshes), *(mesh.normals() for mesh in meshes)):
+        assert len(values) and torch.isfinite(values).all()
+    for _, pixels in observations(depth, keep, cameras, cloud.xyz):
+        assert torch.isfinite(pixels).all()
+
+
+def test_nothing_kept_gives_nothing(scene):
+    images, depth, cameras, keep = scene
+    assert not len(fuse_points(depth, images, cameras, ~keep).xyz)
+    assert not len(fuse_mesh(depth, images, cameras, ~keep).faces)
+    assert not list(view_meshes(depth, images, cameras, ~keep))
+
+
+def test_cameras_that_cannot_be_used_are_named(scene):
+    images, depth, cameras, keep = scene
+    K = cameras.K.clone()
+    K[1, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="view 1 is not finite"):
+        fuse_points(depth, images, Cameras(cameras.c2w, K, H, W), keep)
+    with pytest.raises(ValueError, match="same views in the same size"):
+        fuse_points(depth[:2], images[:2], cameras, keep[:2])
+
+
+def jobs(scene, progress):
+    images, depth, cameras, keep = scene
+    yield lambda: agreement(depth, keep, cameras, progress=progress)
+    for fuse in (fuse_points, fuse_mesh):
+        yield lambda fuse=fuse: fuse(depth, images, cameras, keep, progress=progress)
+    yield lambda: list(view_meshes(depth, images, cameras, keep, progress=progress))
+
+
+def test_progress_ends_at_its_total_and_an_exception_in_it_cancels(scene):
+    class Stop(BaseException):
+        pass
+
+    def stop(done, total):
+        raise Stop
+
+    calls = []
+    for job in jobs(scene, lambda done, total: calls.append((done, total))):
+        calls.clear()
+        job()
+        assert calls == [(done, calls[0][1]) for done in range(1, calls[0][1] + 1)]
+    for job in jobs(scene, stop):
+        with pytest.raises(Stop):
+            job()
+
+
+MEMORY = """
+import sys, torch
+from pathlib import Path
+from gld_core.fusion import agreement, fuse_mesh, fuse_points, view_meshes
+from gld_core.cameras import Cameras
+views, side = int(sys.argv[1]), 252
+y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+depth = (3 + 0.2 * torch.sin(x / 9) * torch.cos(y / 7)).expand(views, side, side).contiguous()
+c2w = torch.eye(4).repeat(views, 1, 1)
+c2w[:, 0, 3] = torch.arange(views) * 3.0
+K = torch.tensor([[200.0, 0, side / 2], [0, 200, side / 2], [0, 0, 1]]).expand(views, 3, 3)
+cameras, images, keep = Cameras(c2w, K, side, side), torch.rand(views, 3, 4, 4), depth > 0
+images = torch.nn.functional.interpolate(images, (side, side))
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+before = peak()
+for fuse in (fuse_points, fuse_mesh):
+    fuse(depth, images, cameras, keep, 20_000)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read the peak from; nothing was measured")
+def test_memory_does_not_grow_with_the_views_beyond_their_own_maps():
+    def peak(views):
+        command = [sys.executable, "-c", MEMORY, str(views)]
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+        return int(done.stdout) * 1024
+
+    few, many = peak(6), peak(36)
+    pixels = 30 * 252**2
+    # The inverse depth of every view is held, 4 bytes a pixel; the points themselves would be 36 bytes and more.
+    print(f"{few / 2**20:.0f} MiB with 6 views, {many / 2**20:.0f} MiB with 36")
+    assert many - few < 24 * pixels

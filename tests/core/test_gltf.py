@@ -1,0 +1,140 @@
+"""GLB files: valid by Khronos' own validator, upright and centred, in the colours of the pictures."""
+
+import json
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from gld_core.cameras import Cameras
+from gld_core.fusion import Mesh, PointCloud, fuse_mesh, fuse_points, view_meshes
+from gld_core.geometry import gltf_transform
+from gld_core.gltf import camera_frusta, glb_bytes, scene_diagonal, write_glb
+from gld_core.render import render_scene
+
+VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
+VALIDATE = """
+const validator = require("gltf-validator"), fs = require("fs");
+const bytes = new Uint8Array(fs.readFileSync(process.argv[1]));
+validator.validateBytes(bytes).then(report => console.log(JSON.stringify(report)));
+"""
+
+
+@pytest.fixture(scope="session")
+def validate():
+    """A function from a .glb file to the report of Khronos' validator, which npm installs once into .cache."""
+    if not shutil.which("npm") or not shutil.which("node"):
+        pytest.skip("npm or node is not there: no GLB was validated")
+    folder = Path(__file__).parents[2] / ".cache" / "gltf-validator"
+    if not (folder / "node_modules" / "gltf-validator").is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, VALIDATOR]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"npm cannot install {VALIDATOR}: no GLB was validated\n{done.stderr[-500:]}")
+
+    def report(path):
+        done = subprocess.run(["node", "-e", VALIDATE, path], cwd=folder, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    return report
+
+
+@pytest.fixture(scope="module")
+def scene():
+    images, depth, cameras = render_scene(3, 3, 84, 112)
+    keep = torch.ones_like(depth, dtype=torch.bool)
+    cloud = fuse_points(depth, images, cameras, keep, 10_000)
+    mesh = fuse_mesh(depth, images, cameras, keep, 10_000)
+    return cameras, cloud, mesh, list(view_meshes(depth, images, cameras, keep, 10_000))
+
+
+def document(glb):
+    """JSON of a GLB and a function from an accessor's number to its array."""
+    magic, version, length, size, kind = struct.unpack_from("<4sIII4s", glb)
+    assert (magic, version, length, kind) == (b"glTF", 2, len(glb), b"JSON")
+    content, start = json.loads(glb[20 : 20 + size]), 28 + size
+    types = {5125: "<u4", 5126: "<f4"}
+
+    def array(number):
+        accessor = content["accessors"][number]
+        view = content["bufferViews"][accessor["bufferView"]]
+        width = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}[accessor["type"]]
+        offset, kind = start + view["byteOffset"], types[accessor["componentType"]]
+        return np.frombuffer(glb, kind, accessor["count"] * width, offset).reshape(-1, width)
+
+    return content, array
+
+
+@pytest.mark.parametrize("kind", ["cloud", "mesh", "textured"])
+def test_the_khronos_validator_finds_nothing(scene, validate, tmp_path, kind):
+    cameras, cloud, mesh, textured = scene
+    parts = {"cloud": [cloud], "mesh": [mesh], "textured": textured}[kind]
+    frusta = camera_frusta(cameras, 0.03 * scene_diagonal(cloud.xyz), sources=2)
+    write_glb(tmp_path / "scene.glb", [*parts, frusta], gltf_transform(cloud.xyz, cameras.w2c[0]))
+    report = validate(tmp_path / "scene.glb")
+    assert report["issues"]["numErrors"] == 0 and report["issues"]["numWarnings"] == 0, report["issues"]["messages"]
+    assert report["info"]["totalTriangleCount"] == (0 if kind == "cloud" else sum(len(part.faces) for part in parts))
+    assert report["info"]["drawCallCount"] == len(parts) + 1
+    assert report["info"]["hasTextures"] == (kind == "textured")
+
+
+def test_the_scene_stands_upright_and_centred_before_the_viewer(scene):
+    cameras, cloud, _, _ = scene
+    loaded = trimesh.load(
+        trimesh.util.wrap_as_stream(glb_bytes([cloud], gltf_transform(cloud.xyz, cameras.w2c[0]))), "glb"
+    )
+    points = next(iter(loaded.geometry.values())).vertices
+    assert np.abs(np.median(points, axis=0)).max() < 1e-4
+    # What is up in the first picture is up (y) here, and what is far is far (-z).
+    first = cloud.xyz.double() @ cameras.w2c[0, :3, :3].T.double() + cameras.w2c[0, :3, 3].double()
+    back = points - (first * torch.tensor([1, -1, -1])).numpy()
+    assert np.abs(back - back.mean(0)).max() < 1e-4
+
+
+def test_colours_are_linear_in_the_file_and_materials_unlit(scene):
+    rgb = torch.tensor([[0, 0, 0], [128, 10, 255], [255, 255, 255]], dtype=torch.uint8)
+    content, array = document(glb_bytes([PointCloud(torch.eye(3), rgb)], torch.eye(4)))
+    colors = array(content["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"])
+    assert np.allclose(colors, [[0, 0, 0], [0.21586, 0.003035, 1], [1, 1, 1]], atol=1e-5)
+    assert "KHR_materials_unlit" in content["materials"][0]["extensions"]
+    assert content["extensionsUsed"] == ["KHR_materials_unlit"]
+
+
+def test_a_camera_is_a_pyramid_with_its_apex_at_the_centre_and_its_base_in_the_corners_of_the_image():
+    c2w = torch.eye(4).repeat(2, 1, 1)
+    c2w[1, :3, 3] = torch.tensor([1.0, 2, 3])
+    K = torch.tensor([[50.0, 0, 20], [0, 50, 10], [0, 0, 1]]).expand(2, 3, 3)
+    lines = camera_frusta(Cameras(c2w, K, 30, 60), 0.5, sources=1)
+    base = torch.tensor([[-0.2, -0.1, 0.5], [0.4, -0.1, 0.5], [0.4, 0.2, 0.5], [-0.2, 0.2, 0.5]], dtype=torch.float64)
+    assert torch.allclose(lines.xyz[5:], torch.cat([torch.zeros(1, 3), base]) + torch.tensor([1.0, 2, 3]), atol=1e-6)
+    assert lines.segments.shape == (16, 2) and lines.segments[:8].max() == 4 and lines.segments[8:].min() == 5
+    assert (lines.rgb[0] != lines.rgb[5]).any()
+
+
+def test_points_that_are_not_finite_are_left_out_with_their_triangles(validate, tmp_path):
+    xyz = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [torch.nan, 1, 1], [3e38, torch.inf, 1]])
+    rgb = torch.full((5, 3), 100, dtype=torch.uint8)
+    mesh = Mesh(xyz, torch.tensor([[0, 1, 2], [1, 2, 3], [2, 3, 4]]), rgb)
+    write_glb(tmp_path / "a.glb", [PointCloud(xyz, rgb), mesh], torch.eye(4))
+    content, array = document((tmp_path / "a.glb").read_bytes())
+    assert [accessor["count"] for accessor in content["accessors"] if accessor["type"] == "VEC3"] == [3, 3, 3, 3, 3]
+    assert all(np.isfinite(array(number)).all() for number in range(len(content["accessors"])))
+    assert validate(tmp_path / "a.glb")["issues"]["numErrors"] == 0
+
+
+def test_a_file_is_never_written_over_and_an_empty_scene_is_a_sentence(scene, tmp_path):
+    _, cloud, _, _ = scene
+    write_glb(tmp_path / "a.glb", [cloud], torch.eye(4))
+    before = (tmp_path / "a.glb").read_bytes()
+    with pytest.raises(FileExistsError, match="choose another name"):
+        write_glb(tmp_path / "a.glb", [cloud], torch.eye(4) * 2)
+    with pytest.raises(ValueError, match="no point left"):
+        write_glb(tmp_path / "b.glb", [PointCloud(torch.empty(0, 3), torch.empty(0, 3).byte())], torch.eye(4))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.glb"]
+    assert (tmp_path / "a.glb").read_bytes() == before
