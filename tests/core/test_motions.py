@@ -55,6 +55,14 @@ def test_every_motion_starts_at_the_source_and_keeps_cameras_usable(photo, motio
     assert motion == "hold" or not torch.allclose(later.c2w[0], path.c2w[0]) or later.K[0, 0, 0] != 150
 
 
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_a_source_that_leans_against_the_others_or_looks_past_their_centre_keeps_its_framing(motion):
+    leaning = around(0, 4) @ rotation(torch.tensor([0.0, 0, 1]), 20) @ rotation(torch.tensor([0.0, 1, 0]), 8)
+    sources = looking(around(40, 6), leaning, around(-40, 6))
+    path = targets(sources, motion, 3, DEPTH, base=1, first_is_source=True)
+    assert torch.allclose(path.c2w[0], sources.c2w[1], atol=1e-5)
+
+
 @pytest.mark.parametrize("motion", ["orbit", "lemniscate", "look_around"])
 def test_a_loop_is_closed_and_evenly_spread(photo, motion):
     path = targets(photo, motion, 12, DEPTH, first_is_source=True)
@@ -192,6 +200,11 @@ def test_between_two_sources_rotations_stay_on_the_great_circle():
     forward = path.c2w[:, :3, 2]
     angles = torch.rad2deg(torch.acos((forward @ forward[0]).clamp(max=1)))
     assert torch.allclose(angles, torch.tensor([0.0, 20, 40, 60, 80]), atol=0.1)
+
+
+def test_rotations_take_the_shorter_way_round():
+    path = targets(looking(around(100), around(-100)), "interpolate", 3, DEPTH, first_is_source=True)
+    assert torch.allclose(path.c2w[1, :3, :3], looking(around(180)).c2w[0, :3, :3], atol=1e-5)
 
 
 def test_a_looped_path_returns_smoothly_to_its_start(walk):

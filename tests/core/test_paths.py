@@ -8,17 +8,14 @@ from gld_core import paths
 from gld_core.cameras import Cameras
 from gld_core.motions import join, targets
 from gld_core.paths import Window, windows
-from gld_core.random_models import write_random_models
 
 HEIGHT, WIDTH = 42, 56
 STEPS = 4
 
 
 @pytest.fixture(scope="module")
-def gld(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    write_random_models(folder, 0)
-    return gld_core.load(folder)
+def gld(random_models):
+    return gld_core.load(random_models)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +80,22 @@ def test_held_views_are_seen_on_their_way_from_their_noise_and_come_out_as_they_
         assert torch.allclose(x[0, :, 3], (1 - t[0]) * data + t[0] * noise[3], atol=1e-4)
     free = gld.sample(1, short, None, STEPS, 1.5, None, 0, noise, None)
     assert (out[4] - free[4]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("level", [1, 0])
+def test_a_window_holds_what_is_made_and_starts_from_its_part_of_the_noise(gld, views, level, monkeypatch):
+    plan, calls, sample = windows(2, 18, 8, 2, loop=True), [], gld.sample
+    monkeypatch.setattr(gld, "sample", lambda *given: calls.append(given) or sample(*given))
+    noise, level1 = torch.randn(2, *views.latent_shape)
+    out = paths.sample(gld, level, views, level1 if level == 0 else None, plan, steps=1, noise=noise)
+    assert len(calls) == len(plan)
+    for window, given in zip(plan, calls, strict=True):
+        assert torch.equal(given[1].cameras.c2w, views.cameras.c2w[window.views])
+        assert level == 1 or torch.equal(given[2], level1[window.views])
+        assert torch.equal(given[7], noise[window.views])
+        known = {window.views[row]: data for row, data in given[9].items()}
+        assert set(known) == set(window.views) - set(window.new)
+        assert all(torch.equal(data, out[view]) for view, data in known.items())
 
 
 def independent(gld, level, views, level1, plan, noise):
