@@ -1,0 +1,128 @@
+"""What sources have seen of the targets, against rooms and walls where that is known, and the pictures of a path."""
+
+import pytest
+import torch
+
+from gld_core.cameras import Cameras
+from gld_core.coverage import UNSEEN_COLOR, coverage, frusta, plan
+from gld_core.gltf import SOURCE_COLOR, TARGET_COLOR
+from gld_core.motions import join, targets
+from gld_core.render import render_scene
+
+HEIGHT, WIDTH = 70, 98
+K = torch.tensor([[60.0, 0, 49], [0, 60, 35], [0, 0, 1]])
+
+
+def camera(position=(0.0, 0, 0), K=K) -> Cameras:
+    c2w = torch.eye(4)
+    c2w[:3, 3] = torch.tensor(position)
+    return Cameras(c2w[None], K[None], HEIGHT, WIDTH)
+
+
+WALL = torch.full((1, HEIGHT, WIDTH), 3.0)
+
+
+def test_a_source_covers_itself_and_what_it_sees_of_a_wall_after_a_step_aside():
+    assert coverage(camera(), WALL, camera())[0].mean() == 1
+    mask = coverage(camera(), WALL, camera((0.98, 0, 0)))[0]
+    # The wall is 3 away and 4.9 wide: a fifth of the view, at the right, was outside the source's.
+    assert mask.shape == (HEIGHT, WIDTH) and abs(mask.mean() - 0.8) < 0.01
+    assert mask[:, :76].all() and not mask[:, 80:].any()
+
+
+@pytest.mark.parametrize("nearness", [0.3, 0.6, 0.9])
+def test_a_wall_stays_whole_from_near_by_and_with_a_longer_lens(nearness):
+    assert coverage(camera(), WALL, camera((0, 0, 3 * nearness)))[0].mean() == 1
+    lens = K * torch.tensor([[1 / (1 - nearness)], [1 / (1 - nearness)], [1]])
+    lens[:2, 2] = K[:2, 2]
+    assert coverage(camera(), WALL, camera(K=lens))[0].mean() == 1
+
+
+def test_from_behind_a_wall_was_not_seen():
+    behind = targets(camera(), "orbit", 1, 3.0, degrees=180)
+    assert coverage(camera(), WALL, behind)[0].mean() == 0
+
+
+def test_a_surface_seen_from_behind_hides_what_lies_further_back():
+    facing = torch.diag(torch.tensor([-1.0, 1, -1, 1]))
+    facing[2, 3] = 2.0
+    sources = join(camera(), Cameras(facing[None], K[None], HEIGHT, WIDTH))
+    keep = torch.ones(2, HEIGHT, WIDTH, dtype=torch.bool)
+    keep[1] = False
+    keep[1, 25:45, 39:59] = True
+    # The second source looks back at a card between the first one and its wall.
+    mask = coverage(sources, torch.cat([WALL, torch.ones_like(WALL)]), camera(), keep)[0]
+    assert not mask[26:44, 40:58].any() and mask[:24].all() and mask[:, 61:].all()
+
+
+def test_what_an_object_hid_from_the_source_is_not_covered_from_the_side():
+    depth = WALL.clone()
+    depth[:, 25:45, 39:59] = 1.0  # a card 1 away in front of the wall
+    mask = coverage(camera(), depth, camera((0.3, 0, 0)))[0]
+    # Seen from 0.3 to the right the card moves left by 18 pixels and its shadow on the wall by 6.
+    row = mask[35]
+    assert row[22:40].all() and not row[43:52].any() and row[55:].tolist()[:30] == [1] * 30
+    assert 0.9 < mask.mean() < 1
+
+
+def test_what_does_not_count_covers_nothing():
+    keep = torch.ones_like(WALL, dtype=torch.bool)
+    keep[:, :, :49] = False
+    mask = coverage(camera(), WALL, camera(), keep)[0]
+    assert not mask[:, :48].any() and mask[:, 49:].all()
+
+
+def test_frames_along_a_walk_through_a_room_are_covered_and_frames_turned_away_are_not():
+    _, depth, cameras = render_scene(3, 5, 84, 126)
+    between = coverage(cameras[[0, 4]], depth[[0, 4]], cameras[[1, 2, 3]]).mean((1, 2))
+    assert between.min() > 0.99
+    turning = targets(cameras[[0, 4]], "pan", 2, 1.0, degrees=180, first_is_source=True)
+    same, away = coverage(cameras[[0, 4]], depth[[0, 4]], turning).mean((1, 2))
+    assert same > 0.99 and away < 0.02
+
+
+def test_progress_is_told_and_can_cancel():
+    seen = []
+    coverage(camera(), WALL, join(camera(), camera()), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 2), (2, 2)]
+    with pytest.raises(KeyboardInterrupt):
+        coverage(camera(), WALL, camera(), progress=lambda done, total: (_ for _ in ()).throw(KeyboardInterrupt))
+
+
+def marks(picture, color):
+    """(M, 2) row and column of the pixels of one colour."""
+    return ((picture - torch.tensor(color) / 255).abs().amax(-1) < 0.01).nonzero().float()
+
+
+def test_the_plan_shows_the_path_from_above_with_the_first_camera_looking_up_the_page():
+    sources = camera()
+    path = join(sources, targets(sources, "truck", 3, 3.0, distance=1.0))
+    points = torch.tensor([[0.0, -1, 3], [3, -1, 3]])
+    picture = plan(
+        path, 1, points, torch.tensor([[0, 255, 0]] * 2, dtype=torch.uint8), torch.tensor([0.9, 0.8, 0.1]), 400
+    )
+    assert picture.shape == (400, 400, 3) and picture.min() >= 0 and picture.max() <= 1
+    legend = 90
+    source, target, unseen = (
+        marks(picture[legend:], color).mean(0) for color in (SOURCE_COLOR, TARGET_COLOR, UNSEEN_COLOR)
+    )
+    assert source[1] < target[1] < unseen[1]
+    walls = (picture[..., 1] > 0.5) & (picture[..., 0] < 0.05)
+    assert walls.sum() == 2 and (walls.nonzero()[:, 0] < legend + source[0]).all()
+
+
+def test_numbered_frusta_have_the_colours_of_their_coverage():
+    path = join(camera(), targets(camera(), "truck", 11, 3.0))
+    share = torch.linspace(1, 0, 11)
+    lines = frusta(path, 1, 0.2, share)
+    assert lines.segments.max() == len(lines.xyz) - 1 and len(lines.rgb) == len(lines.xyz)
+    colors = [tuple(color) for color in lines.rgb[:60:5].tolist()]
+    assert colors == [SOURCE_COLOR] + [TARGET_COLOR] * 6 + [UNSEEN_COLOR] * 5
+    # 5 corners each; 0 has 6 strokes, 1 has 2, 10 and 11 have 8 and 4, ...
+    strokes = [6, 2, 5, 5, 4, 5, 6, 3, 7, 6, 8, 4]
+    assert len(lines.xyz) == 12 * 5 + 2 * sum(strokes)
+    assert len(lines.segments) == 12 * 8 + sum(strokes)
+    # They stand on the upper edge: above it (y is down) and not higher than the frustum is.
+    digits = lines.xyz[60:]
+    top = -0.2 * 35 / 60
+    assert digits[:, 1].max() < top and digits[:, 1].min() > 3 * top
