@@ -114,7 +114,7 @@ class GLDEstimateCameras(io.ComfyNode):
             description="Cameras of photographs that have none, read off the photographs by Depth Anything 3.",
             search_aliases=["pose estimation", "structure from motion", "colmap"],
             inputs=[
-                GLDBackbone.Input("backbone"),
+                GLDBackbone.Input("backbone", tooltip="From Load GLD Backbone."),
                 io.Image.Input("images", tooltip="Photographs of one scene; width and height multiples of 14."),
             ],
             outputs=[

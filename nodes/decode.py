@@ -12,7 +12,7 @@ from .sockets import DA3Geometry, GLDBackbone, GLDCameras, GLDViews
 def latent_inputs() -> list:
     return [
         GLDBackbone.Input("backbone", tooltip="The one the views were encoded with."),
-        GLDViews.Input("views"),
+        GLDViews.Input("views", tooltip="From Encode GLD Views."),
         io.Latent.Input("level1", tooltip="From Sample GLD Level 1."),
         io.Latent.Input(
             "level0", optional=True, tooltip="From Cascade GLD Level 0. Left open: a quick look without fine detail."

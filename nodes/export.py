@@ -20,7 +20,7 @@ class GLDExportGLB(io.ComfyNode):
             "3D to look at it, to Save 3D Model to keep it.",
             search_aliases=["point cloud", "3d", "gltf", "reconstruction"],
             inputs=[
-                DA3Geometry.Input("geometry"),
+                DA3Geometry.Input("geometry", tooltip="From Decode GLD Depth."),
                 GLDCameras.Input("cameras", tooltip="Cameras of the geometry's views: the given or the recovered."),
                 io.Float.Input(
                     "min_confidence",
@@ -42,7 +42,7 @@ class GLDExportGLB(io.ComfyNode):
                     "max_points", default=500_000, min=1000, max=20_000_000, step=1000, tooltip="A random subset above."
                 ),
             ],
-            outputs=[io.File3DGLB.Output(display_name="glb")],
+            outputs=[io.File3DGLB.Output(display_name="glb", tooltip="glTF axes: Y up, from the first view.")],
         )
 
     @classmethod

@@ -76,7 +76,9 @@ class GLDLoadBackbone(io.ComfyNode):
                 ),
                 io.Boolean.Input("download", default=False, tooltip=DOWNLOAD_TOOLTIP.format(size="2.5 GB")),
             ],
-            outputs=[GLDBackbone.Output(display_name="backbone")],
+            outputs=[
+                GLDBackbone.Output(display_name="backbone", tooltip="For encoding, decoding and camera estimation.")
+            ],
         )
 
     @classmethod
@@ -137,7 +139,7 @@ class GLDLoadDiffusionModel(io.ComfyNode):
                 ),
                 io.Boolean.Input("download", default=False, tooltip=DOWNLOAD_TOOLTIP.format(size="2 to 3 GB")),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(display_name="model", tooltip="For GLD's or the stock samplers.")],
         )
 
     @classmethod

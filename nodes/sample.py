@@ -28,11 +28,11 @@ class GLDEncodeViews(io.ComfyNode):
             description="Encode the source photographs; the cameras say which views will be made.",
             search_aliases=["features", "novel view", "vae encode"],
             inputs=[
-                GLDBackbone.Input("backbone"),
+                GLDBackbone.Input("backbone", tooltip="From Load GLD Backbone."),
                 io.Image.Input("images", tooltip="The N source photographs; width and height multiples of 14."),
                 GLDCameras.Input("cameras", tooltip="Cameras of all V views, those of the N photographs first."),
             ],
-            outputs=[GLDViews.Output(display_name="views")],
+            outputs=[GLDViews.Output(display_name="views", tooltip="Features of the sources, and all cameras.")],
         )
 
     @classmethod
@@ -63,7 +63,12 @@ def sampling_inputs(level: str) -> list:
             step=0.1,
             tooltip="Guidance: how far the cameras push, against views without cameras. 1 halves the time.",
         ),
-        io.Combo.Input("sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler"),
+        io.Combo.Input(
+            "sampler_name",
+            options=comfy.samplers.SAMPLER_NAMES,
+            default="euler",
+            tooltip="Any of the host's. euler: as released.",
+        ),
         io.Combo.Input(
             "scheduler",
             options=["gld", *comfy.samplers.SCHEDULER_NAMES],
@@ -93,7 +98,7 @@ class GLDSampleLevel1(io.ComfyNode):
             search_aliases=["ksampler", "novel view synthesis", "multi-view diffusion"],
             inputs=[
                 io.Model.Input("model", tooltip="A level-1 model."),
-                GLDViews.Input("views"),
+                GLDViews.Input("views", tooltip="From Encode GLD Views."),
                 *sampling_inputs("level-1 features"),
             ],
             outputs=[io.Latent.Output(display_name="level1", tooltip="(1, C, V, h, w) normalised features.")],
@@ -117,7 +122,7 @@ class GLDCascadeLevel0(io.ComfyNode):
             search_aliases=["ksampler", "refiner", "detail"],
             inputs=[
                 io.Model.Input("model", tooltip="A cascade model."),
-                GLDViews.Input("views"),
+                GLDViews.Input("views", tooltip="From Encode GLD Views."),
                 io.Latent.Input("level1", tooltip="From Sample GLD Level 1, with the same views."),
                 *sampling_inputs("level-0 features"),
             ],
@@ -143,15 +148,15 @@ class GLDConditioning(io.ComfyNode):
             "the empty latent.",
             search_aliases=["ksampler", "advanced sampling"],
             inputs=[
-                GLDViews.Input("views"),
+                GLDViews.Input("views", tooltip="From Encode GLD Views."),
                 io.Latent.Input(
                     "level1", optional=True, tooltip="For the cascade: the level-1 features. Leave open for level 1."
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive"),
-                io.Conditioning.Output(display_name="negative"),
-                io.Latent.Output(display_name="latent"),
+                io.Conditioning.Output(display_name="positive", tooltip="The sources with all cameras."),
+                io.Conditioning.Output(display_name="negative", tooltip="The sources without cameras."),
+                io.Latent.Output(display_name="latent", tooltip="Empty, (1, C, V, h, w)."),
             ],
         )
 
@@ -174,14 +179,16 @@ class GLDScheduler(io.ComfyNode):
             description="The released time grid as SIGMAS for SamplerCustom and SamplerCustomAdvanced.",
             search_aliases=["sigmas", "timesteps"],
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="The GLD model that will be sampled."),
                 io.Latent.Input("latent", tooltip="From GLD Conditioning; the time shift follows its number of views."),
                 io.Int.Input("steps", default=49, min=1, max=1000, tooltip="Network evaluations. 49 is as released."),
                 io.Float.Input(
                     "shift", default=0.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip="0: the released one."
                 ),
             ],
-            outputs=[io.Sigmas.Output()],
+            outputs=[
+                io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 times from 1 down; the last is not 0.")
+            ],
         )
 
     @classmethod

@@ -25,8 +25,8 @@ from gld_core.random_models import write_random_models
 from gld_core.render import render_scene
 from gld_core.scenes import choose_views, read_scene, write_scene
 
-ROOT = Path(__file__).resolve().parents[2]
-SITE = Path(__file__).parent / "site"
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "tests/host/site"
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".cache" / "comfyui")
 SHARED = ROOT.parent / "shared"
 
@@ -184,9 +184,7 @@ def make_base(base: Path, models: Path | None) -> Path:
     for folder in ("custom_nodes", "models", "input", "output", "user/default"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     (base / "custom_nodes" / "gld").symlink_to(ROOT, target_is_directory=True)
-    (base / "custom_nodes" / "gld_test_nodes").symlink_to(
-        Path(__file__).parent / "test_nodes", target_is_directory=True
-    )
+    (base / "custom_nodes" / "gld_test_nodes").symlink_to(ROOT / "tests/host/test_nodes", target_is_directory=True)
     if models is not None:
         shutil.copytree(models, base / "models" / "gld")
     (base / "user/default/comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
