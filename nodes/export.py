@@ -5,7 +5,9 @@ from io import BytesIO
 import torch
 from comfy_api.latest import Types, io
 
+from ..gld_core.fusion import PointCloud, even_subset
 from ..gld_core.geometry import confidence_threshold, gltf_transform, point_cloud
+from ..gld_core.gltf import camera_frusta, glb_bytes, scene_diagonal
 from .sockets import DA3Geometry, GLDCameras
 
 
@@ -39,16 +41,20 @@ class GLDExportGLB(io.ComfyNode):
                     tooltip="Percent of the points that stay whatever min_confidence says, the most confident ones.",
                 ),
                 io.Int.Input(
-                    "max_points", default=500_000, min=1000, max=20_000_000, step=1000, tooltip="A random subset above."
+                    "max_points",
+                    default=500_000,
+                    min=1000,
+                    max=20_000_000,
+                    step=1000,
+                    tooltip="Above, a subset that covers space evenly.",
                 ),
+                io.Boolean.Input("show_cameras", default=False, tooltip="Draw the cameras as wire pyramids."),
             ],
             outputs=[io.File3DGLB.Output(display_name="glb", tooltip="glTF axes: Y up, from the first view.")],
         )
 
     @classmethod
-    def execute(cls, geometry, cameras, min_confidence, keep_at_least, max_points):
-        import trimesh
-
+    def execute(cls, geometry, cameras, min_confidence, keep_at_least, max_points, show_cameras=False):
         depth, images, confidence = geometry["depth"], geometry["image"].movedim(-1, 1), geometry.get("confidence")
         if len(depth) != len(cameras) or tuple(depth.shape[1:]) != (cameras.height, cameras.width):
             raise ValueError(
@@ -61,10 +67,9 @@ class GLDExportGLB(io.ComfyNode):
         points, colors = point_cloud(depth, confidence, images, cameras.K, cameras.c2w, threshold)
         if not len(points):
             raise ValueError("No point is left; lower 'min_confidence' or raise 'keep_at_least'.")
-        if len(points) > max_points:
-            chosen = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:max_points].sort().values
-            points, colors = points[chosen], colors[chosen]
-        transform = gltf_transform(points, cameras.w2c[0])
-        points = points.double() @ transform[:3, :3].T + transform[:3, 3]
-        cloud = trimesh.PointCloud(points.float().numpy(), colors=colors.numpy())
-        return io.NodeOutput(Types.File3D(BytesIO(trimesh.Scene(cloud).export(file_type="glb")), "glb"))
+        matrix = gltf_transform(points, cameras.w2c[0])
+        chosen = even_subset(points, max_points)
+        parts: list = [PointCloud(points[chosen], colors[chosen])]
+        if show_cameras:
+            parts.append(camera_frusta(cameras, 0.03 * scene_diagonal(points)))
+        return io.NodeOutput(Types.File3D(BytesIO(glb_bytes(parts, matrix)), "glb"))

@@ -269,7 +269,8 @@ def graph():
         level0 = inputs.get("level0_model", "checkpoints/da3_cascade.pt")
         latents = {"backbone": ["backbone", 0], "views": ["views", 0], "level1": ["level1", 0], "level0": ["level0", 0]}
         scene_inputs = {"scene": scene, "sources": sources, "targets": targets, "long_side": long_side}
-        export = {"min_confidence": 1.05, "keep_at_least": 0.0, "max_points": inputs.get("max_points", 500_000)}
+        export = {"min_confidence": 1.05, "keep_at_least": 0.0, "max_points": 500_000, "show_cameras": False}
+        export |= {name: value for name, value in inputs.items() if name in export}
         nodes = {
             "scene": ("GLDLoadScene", scene_inputs),
             "backbone": ("GLDLoadBackbone", {"backbone": "da3", "weight_dtype": "default", "download": False}),

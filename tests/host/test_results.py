@@ -223,40 +223,59 @@ def test_torch_compile_gives_the_same(server, graph, only, whole):
     assert relative(result.latent("save level1"), whole.latent("save level1")) < 1e-4
 
 
-def test_golden_latents_over_the_api(golden_server, graph, only):
+@pytest.mark.parametrize("backbone, steps, targets", [("da3", 49, "2-4"), ("vggt", 29, "2-3")])
+def test_golden_latents_over_the_api(golden_server, graph, only, backbone, steps, targets):
     """Released settings and the golden noise through the stock sampler; also models by extra_model_paths.yaml."""
+    golden = golden_server.bundles[backbone] / "golden.safetensors"
     for level in (1, 0):
-        prompt = graph(scene="golden", sources="0-1", targets="2-4")
-        prompt["noise file"] = {"class_type": "LoadLatent", "inputs": {"latent": f"noise{level}.latent"}}
+        models = {
+            "level1_model": f"checkpoints/{backbone}_level1.pt",
+            "level0_model": f"checkpoints/{backbone}_cascade.pt",
+        }
+        long_side = 84 if backbone == "da3" else 98
+        prompt = graph(scene=backbone, sources="0-1", targets=targets, long_side=long_side, **models)
+        prompt["backbone"]["inputs"]["backbone"] = backbone
+        prompt["noise file"] = {"class_type": "LoadLatent", "inputs": {"latent": f"{backbone}{level}.latent"}}
         prompt["noise"] = {"class_type": "TestNoise", "inputs": {"latent": ["noise file", 0]}}
         # The cascade goes on from the level 1 that was sampled before.
         prompt["level1"] = {"class_type": "LoadLatent", "inputs": {"latent": "level1.latent"}}
-        prompt = advanced(prompt, level, gld_scheduler(level, 49), ["noise", 0])
+        prompt = advanced(prompt, level, gld_scheduler(level, steps), ["noise", 0])
         result = golden_server.run(only(prompt, "save stock"))
-        with safe_open(golden_server.golden, "pt") as file:
-            meant = file.get_tensor(f"pipeline.level{level}.latent")
+        with safe_open(golden, "pt") as file:
+            meant = file.get_tensor(f"pipeline.level{level}.{'latent' if backbone == 'da3' else 'packed'}")
         error = relative(result.latent("save stock")[0].transpose(0, 1), meant)
-        print(f"golden level {level}: relative error {error:.2e}")
+        print(f"golden {backbone} level {level}: relative error {error:.2e}")
         assert error < 3e-5
         shutil.copy(result.files("save stock", "latents")[0], golden_server.base / "input" / "level1.latent")
+
+
+def test_a_vggt_graph_runs_to_the_end(golden_server, graph):
+    names = {"level1_model": "checkpoints/vggt_level1.pt", "level0_model": "checkpoints/vggt_cascade.pt"}
+    prompt = graph(scene="vggt", sources="0-1", targets="2-3", long_side=98, **names)
+    prompt["backbone"]["inputs"]["backbone"] = "vggt"
+    result = golden_server.run(prompt, preview_method="latent2rgb")
+    assert len(result.files("save rgb")) == len(result.files("save depth")) == 4
+    assert result.files("save glb", "3d")[0].stat().st_size > 10_000
 
 
 @pytest.fixture(scope="module")
 def golden_server(shared, tmp_path_factory, start_server):
     base = tmp_path_factory.mktemp("golden")
-    bundle = shared / "golden" / "tiny-da3"
+    bundles = {name: shared / "golden" / f"tiny-{name}" for name in ("da3", "vggt")}
     paths = base / "extra_model_paths.yaml"
-    paths.write_text(f"elsewhere:\n  base_path: {bundle.parent}\n  gld: {bundle.name}\n")
+    entries = [f"{name}:\n  base_path: {path.parent}\n  gld: {path.name}\n" for name, path in bundles.items()]
+    paths.write_text("".join(entries))
     server = start_server(base, None, "--cpu", "--extra-model-paths-config", str(paths))
-    server.golden = bundle / "golden.safetensors"
-    with safe_open(server.golden, "pt") as file:
-        cameras = gld_core.Cameras(file.get_tensor("in.c2w"), file.get_tensor("in.intrinsics"), 56, 84)
-        write_scene(base / "input" / "golden", file.get_tensor("in.images"), cameras)
-        for level in (1, 0):
-            noise = file.get_tensor(f"pipeline.noise{level}").transpose(0, 1)[None]
-            save_file(
-                {"latent_tensor": noise.contiguous(), "latent_format_version_0": torch.tensor([])},
-                base / "input" / f"noise{level}.latent",
-            )
+    server.bundles = bundles
+    for name, bundle in bundles.items():
+        with safe_open(bundle / "golden.safetensors", "pt") as file:
+            images = file.get_tensor("in.images")
+            height, width = images.shape[-2:]
+            cameras = gld_core.Cameras(file.get_tensor("in.c2w"), file.get_tensor("in.intrinsics"), height, width)
+            write_scene(base / "input" / name, images, cameras)
+            for level in (1, 0):
+                noise = file.get_tensor(f"pipeline.noise{level}").transpose(0, 1)[None]
+                content = {"latent_tensor": noise.contiguous(), "latent_format_version_0": torch.tensor([])}
+                save_file(content, base / "input" / f"{name}{level}.latent")
     yield server
     server.close()
