@@ -122,7 +122,7 @@ def main():
     if sys.argv[1] == "demo":
         install(get_comfyui())
         say("running the demo")
-        run(python(), "-m", "gld_core", "demo", "--out", "demo-out", cwd=ROOT)
+        run(python(), "-m", "gld_core", "demo", "--out", "demo-out", "--overwrite", cwd=ROOT)
         return
     comfyui = get_comfyui()
     install(comfyui)
