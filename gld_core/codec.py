@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cameras import Cameras
+from .cameras import Cameras, encode_pose
 from .checkpoints import Statistics
 from .geometry import cameras_from_rays, umeyama
 
@@ -247,7 +247,10 @@ class DA3Codec(Codec):
         """
         check_images(images, self.patch)
         H, W = images.shape[-2:]
-        tokens = None if cameras is None else self.networks["camera_encoder"](cameras)
+        tokens = None
+        if cameras is not None:
+            pose = encode_pose(cameras.c2w, cameras.K, cameras.height, cameras.width)
+            tokens = self.networks["camera_encoder"](pose.to(self.device, self.dtype))
         raw = self.networks["backbone"](
             images.to(self.device, self.dtype), 4, camera_tokens=tokens, choose_reference=cameras is None
         )

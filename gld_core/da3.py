@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cameras import Cameras, decode_pose, encode_pose
+from .cameras import Cameras, decode_pose
 from .layers import Block, Mlp, PatchEmbed, Rope2D, attention, count_blocks, grid_positions, normalize_images
 
 LEVEL_LAYERS = (5, 7, 9, 11)
@@ -181,10 +181,8 @@ class CameraEncoder(nn.Module):
         hidden, width = tensors["trunk.0.mlp.fc1.weight"].shape
         return cls(width, count_blocks(tensors, "trunk."), hidden, **factory)
 
-    def forward(self, cameras: Cameras) -> Tensor:
-        """(V, E) camera tokens."""
-        pose = encode_pose(cameras.c2w, cameras.K, cameras.height, cameras.width)
-        pose = pose.to(device=self.token_norm.weight.device, dtype=self.token_norm.weight.dtype)
+    def forward(self, pose: Tensor) -> Tensor:
+        """pose (V, 9) of `cameras.encode_pose` -> (V, E) camera tokens."""
         tokens = self.token_norm(self.pose_branch(pose))
         return self.trunk_norm(self.trunk(tokens[None]))[0]
 
