@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Attention, PatchEmbed, attention, count_blocks, grid_positions
+from .layers import PatchEmbed, attention, count_blocks, grid_positions
 
 HEADS = 16
 # Kept in float32 whatever the rest is in: in half precision a ray or a frequency has three digits.
@@ -21,7 +21,7 @@ FLOAT32_NAMES = ("t_embedder.W", "camera_embedder.")
 
 
 class PRoPE:
-    """Projective and rotary position encoding of (B, 16, V * (S + h*w), d) tokens; S special tokens stay as they are.
+    """Projective and rotary position encoding of V * (S + h*w) tokens; S special tokens stay as they are.
 
     Half of a head's channels, in groups of four, go through each view's 4x4 matrices; a quarter is rotated by
     column and a quarter by row. q, k, v and the output are all encoded.
@@ -29,31 +29,52 @@ class PRoPE:
 
     def __init__(self, matrices: Tensor, h: int, w: int, specials: int, head_dim: int):
         """matrices (B, V, 3, 4, 4): `cameras.projection_matrices`."""
-        self.for_q, self.for_kv, self.for_out = (m.transpose(-1, -2)[:, None] for m in matrices.float().unbind(2))
+        for_q, for_kv, for_out = matrices.float().transpose(-1, -2).unbind(2)
+        self.for_qkv, self.for_out = torch.stack([for_q, for_kv, for_kv], dim=2), for_out[:, :, None]
         self.views, self.specials = matrices.shape[1], specials
         frequencies = 100.0 ** -(torch.arange(head_dim // 8, device=matrices.device) / (head_dim // 8))
-        # Columns come first. (h*w, 2, d/8)
-        angles = grid_positions(h, w, matrices.device).flip(-1)[..., None] * frequencies
-        self.cos, self.sin = angles.cos(), angles.sin()
+        # Columns come first. (h*w, 1, 1, 2, 1 or 2, d/8)
+        angles = (grid_positions(h, w, matrices.device).flip(-1)[..., None] * frequencies)[:, None, None, :, None]
+        self.cos, self.sin = angles.cos(), torch.cat([angles.sin(), -angles.sin()], dim=-2)
 
     def apply(self, x: Tensor, matrix: Tensor, sin: Tensor) -> Tensor:
-        special, patch = x.unflatten(2, (self.views, -1)).tensor_split([self.specials], dim=3)
-        projective, rotary = patch.float().chunk(2, dim=-1)
-        projective = (projective.unflatten(-1, (-1, 4)).flatten(-3, -2) @ matrix).view_as(projective)
-        first, second = rotary.unflatten(-1, (2, 2, -1)).unbind(-2)
-        rotary = torch.stack([self.cos * first + sin * second, self.cos * second - sin * first], dim=-2).flatten(-3)
-        patch = torch.cat([projective, rotary], dim=-1).to(x.dtype)
-        return (torch.cat([special, patch], dim=3) if self.specials else patch).flatten(2, 3)
+        """x (B, L, T, 16, d), for each of the T its own matrix (B, V, T, 4, 4)."""
+        x = x.unflatten(1, (self.views, -1))
+        out = torch.empty_like(x)
+        out[:, :, : self.specials] = x[:, :, : self.specials]
+        projective, rotary = x[:, :, self.specials :].chunk(2, dim=-1)
+        out_projective, out_rotary = out[:, :, self.specials :].chunk(2, dim=-1)
 
-    def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return (
-            self.apply(q, self.for_q, self.sin),
-            self.apply(k, self.for_kv, self.sin),
-            self.apply(v, self.for_kv, self.sin),
-        )
+        groups = projective.unflatten(-1, (-1, 4)).transpose(2, 3)
+        rows = groups.to(torch.float32, memory_format=torch.contiguous_format).flatten(3, 5)
+        out_projective.unflatten(-1, (-1, 4)).copy_((rows @ matrix).view(groups.shape).transpose(2, 3))
+
+        pairs = rotary.unflatten(-1, (2, 2, -1))
+        out_rotary.unflatten(-1, (2, 2, -1)).copy_(torch.addcmul(pairs * self.cos, pairs.flip(-2), sin))
+        return out.flatten(1, 2)
+
+    def encode(self, qkv: Tensor) -> Tensor:
+        """qkv (B, L, 3, 16, d)."""
+        return self.apply(qkv, self.for_qkv, self.sin)
 
     def decode(self, out: Tensor) -> Tensor:
-        return self.apply(out, self.for_out, -self.sin)
+        """The attention's output (B, L, 16, d)."""
+        return self.apply(out.unsqueeze(2), self.for_out, -self.sin).squeeze(2)
+
+
+class MultiViewAttention(nn.Module):
+    """Attention over all views' tokens (B, V * (S + h*w), width), with PRoPE."""
+
+    def __init__(self, width: int, *, operations, dtype, device, attention):
+        super().__init__()
+        self.attention = attention
+        self.qkv = operations.Linear(width, 3 * width, dtype=dtype, device=device)
+        self.proj = operations.Linear(width, width, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor, position: PRoPE, transformer_options: dict | None) -> Tensor:
+        qkv = position.encode(self.qkv(x).unflatten(-1, (3, HEADS, -1)))
+        out = self.attention(*qkv.permute(2, 0, 3, 1, 4), transformer_options)
+        return self.proj(position.decode(out.transpose(1, 2)).flatten(2))
 
 
 class TimestepEmbedder(nn.Module):
@@ -104,7 +125,7 @@ class Block(nn.Module):
         super().__init__()
         factory = {"dtype": dtype, "device": device}
         self.norm1 = operations.RMSNorm(width, eps=1e-6, **factory)
-        self.attn = Attention(width, HEADS, operations=operations, attention=attention, **factory)
+        self.attn = MultiViewAttention(width, operations=operations, attention=attention, **factory)
         self.norm2 = operations.RMSNorm(width, eps=1e-6, **factory)
         self.mlp = SwiGLU(width, hidden, operations=operations, **factory)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), operations.Linear(width, 6 * width, **factory))

@@ -6,7 +6,6 @@ between devices.
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +17,6 @@ AttentionFunction = Callable[[Tensor, Tensor, Tensor, dict | None], Tensor]
 def attention(q: Tensor, k: Tensor, v: Tensor, transformer_options: dict | None) -> Tensor:
     """Softmax attention over q, k, v of shape (B, heads, L, d), scale 1/sqrt(d). A host passes its own in its place."""
     return F.scaled_dot_product_attention(q, k, v)
-
-
-class PositionEncoding(Protocol):
-    """What an attention layer does with positions, on tensors of shape (B, heads, L, d)."""
-
-    def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
-
-    def decode(self, out: Tensor) -> Tensor: ...
 
 
 class Rope2D:
@@ -46,11 +37,8 @@ class Rope2D:
         turned = torch.stack([-second, first], dim=-2).flatten(-3)
         return x * self.cos.to(x.dtype) + turned * self.sin.to(x.dtype)
 
-    def encode(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.rotate(q), self.rotate(k), v
-
-    def decode(self, out: Tensor) -> Tensor:
-        return out
+    def encode(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return self.rotate(q), self.rotate(k)
 
 
 class Attention(nn.Module):
@@ -67,17 +55,13 @@ class Attention(nn.Module):
         self.qk_norm = qk_norm
         self.proj = operations.Linear(width, width, dtype=dtype, device=device)
 
-    def forward(
-        self, x: Tensor, position: PositionEncoding | None = None, transformer_options: dict | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, position: Rope2D | None = None, transformer_options: dict | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if position is not None:
-            q, k, v = position.encode(q, k, v)
+            q, k = position.encode(q, k)
         out = self.attention(q, k, v, transformer_options)
-        if position is not None:
-            out = position.decode(out)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
@@ -117,9 +101,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width, hidden, operations=operations, **factory)
         self.ls2 = LayerScale(width, **factory)
 
-    def forward(
-        self, x: Tensor, position: PositionEncoding | None = None, transformer_options: dict | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, position: Rope2D | None = None, transformer_options: dict | None = None) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x), position, transformer_options))
         return x + self.ls2(self.mlp(self.norm2(x)))
 

@@ -225,11 +225,11 @@ def positions(change):
 
 
 def specials_projected(self, x, matrix, sin):
-    out = prope(self, x, matrix, sin).unflatten(2, (self.views, -1))
-    special, patches = out.tensor_split([self.specials], dim=3)
+    out = prope(self, x, matrix, sin).unflatten(1, (self.views, -1))
+    special, patches = out.tensor_split([self.specials], dim=2)
     projective, rotary = special.chunk(2, dim=-1)
-    projective = (projective.unflatten(-1, (-1, 4)).flatten(-3, -2) @ matrix).view_as(projective)
-    return torch.cat([torch.cat([projective, rotary], dim=-1), patches], dim=3).flatten(2, 3)
+    projective = (projective.unflatten(-1, (-1, 4)) @ matrix[:, :, None, :, None]).flatten(-2)
+    return torch.cat([torch.cat([projective, rotary], dim=-1), patches], dim=2).flatten(1, 2)
 
 
 prope = dit.PRoPE.apply
