@@ -111,15 +111,16 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * value)
+        return self.w3(F.silu(gate).mul_(value))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return x * (1 + scale) + shift
+    return torch.addcmul(shift, x, 1 + scale)
 
 
 class Block(nn.Module):
-    """Attention and SwiGLU, both modulated and gated by the condition: (B, 1, width) or one per token."""
+    """Attention and SwiGLU, both modulated and gated by the condition after adaLN's SiLU: (B, 1, width) or one per
+    token. That SiLU is the same for all blocks of a part, so `MultiViewDiT.forward` applies it."""
 
     def __init__(self, width: int, hidden: int, *, operations, dtype, device, attention):
         super().__init__()
@@ -130,10 +131,11 @@ class Block(nn.Module):
         self.mlp = SwiGLU(width, hidden, operations=operations, **factory)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), operations.Linear(width, 6 * width, **factory))
 
-    def forward(self, x: Tensor, condition: Tensor, position: PRoPE, transformer_options: dict | None) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=-1)
-        x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), position, transformer_options)
-        return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
+    def forward(self, x: Tensor, activated: Tensor, position: PRoPE, transformer_options: dict | None) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation[1](activated).chunk(6, dim=-1)
+        y = self.attn(modulate(self.norm1(x), shift1, scale1), position, transformer_options)
+        x = torch.addcmul(x, gate1, y)
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
 
 class FinalLayer(nn.Module):
@@ -144,8 +146,8 @@ class FinalLayer(nn.Module):
         self.linear = operations.Linear(width, channels, **factory)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), operations.Linear(width, 2 * width, **factory))
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(condition).chunk(2, dim=-1)
+    def forward(self, x: Tensor, activated: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation[1](activated).chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
@@ -322,15 +324,16 @@ class MultiViewDiT(nn.Module):
         time = self.t_embedder(t, self.dtype)[:, None]
         encoder, decoder = self.blocks[: config.encoder_depth], self.blocks[config.encoder_depth :]
         position = PRoPE(matrices, *grid, config.specials, config.encoder_width // HEADS)
+        activated = F.silu(F.silu(time))
         for block in encoder:
-            state_s = block(state_s, F.silu(time), position, transformer_options)
-        condition = self.s_projector(F.silu(time + state_s))
+            state_s = block(state_s, activated, position, transformer_options)
+        activated = F.silu(self.s_projector(F.silu(time + state_s)))
         position = PRoPE(matrices, *grid, config.specials, config.decoder_width // HEADS)
         for block in decoder:
-            state_x = block(state_x, condition, position, transformer_options)
+            state_x = block(state_x, activated, position, transformer_options)
         # Quirk: specials pass the whole final layer before their own projection.
         special, patches = (
-            self.final_layer(state_x, condition).unflatten(1, views).tensor_split([config.specials], dim=2)
+            self.final_layer(state_x, activated).unflatten(1, views).tensor_split([config.specials], dim=2)
         )
         if config.specials:
             patches = torch.cat([self.special_output_proj(special), patches], dim=2)
