@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .codec import Views
+from .cameras import Cameras
+from .codec import Codec, Geometry, Views
 from .pipeline import GLD, Callback, starting_noise
 
 
@@ -109,7 +110,7 @@ def pieces(
 
 
 def decode_rgb(
-    gld: GLD,
+    gld: GLD | Codec,
     views: Views,
     level1: Tensor,
     level0: Tensor | None,
@@ -132,3 +133,37 @@ def decode_rgb(
         if progress is not None:
             progress(number, len(plan))
     return out, seams
+
+
+def decode_geometry(
+    gld: GLD | Codec,
+    views: Views,
+    level1: Tensor,
+    level0: Tensor | None,
+    plan: list[Window],
+    progress: Callable[[int, int], None] | None = None,
+) -> Geometry:
+    """Depth and recovered cameras of all views on the CPU, in the units and frame of the given cameras
+    (`Geometry.align_to`), without rays. progress(done, total) after each window.
+
+    The networks choose a scale per window. A later window's depth is brought to that of the first by the median ratio
+    of what both show: the sources, and the targets they share.
+    """
+    cameras = views.cameras
+    depth, conf = torch.empty(2, len(cameras), cameras.height, cameras.width)
+    c2w, K = torch.empty(len(cameras), 4, 4), torch.empty(len(cameras), 3, 3)
+    for number, (window, local, local1, local0) in enumerate(pieces(views, level1, level0, plan), 1):
+        raw = gld.decode_geometry(local, local1, local0)
+        found, scale = raw.align_to(local.cameras)
+        local_depth = raw.depth.cpu()
+        known = [row for row, view in enumerate(window.views) if view not in window.new]
+        if known:
+            ratio = depth[[window.views[row] for row in known]] / local_depth[known]
+            ratio = ratio[torch.isfinite(ratio) & (ratio > 0)]
+            scale = ratio.median().item() if len(ratio) else scale
+        rows = [window.views.index(view) for view in window.new]
+        depth[window.new], conf[window.new] = local_depth[rows] * scale, raw.depth_conf[rows].cpu()
+        c2w[window.new], K[window.new] = found.cameras.c2w[rows], found.cameras.K[rows]
+        if progress is not None:
+            progress(number, len(plan))
+    return Geometry(depth, conf, None, None, Cameras(c2w, K, cameras.height, cameras.width))

@@ -1,11 +1,14 @@
 """Paths longer than the networks take: every view made once, windows that continue each other, bounded memory."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import gld_core
 from gld_core import paths
 from gld_core.cameras import Cameras
+from gld_core.codec import Geometry
 from gld_core.motions import join, targets
 from gld_core.paths import Window, windows
 
@@ -157,3 +160,28 @@ def test_the_networks_never_see_more_than_a_window(gld, views, monkeypatch):
         hook.remove()
     assert set(sizes) == {6} and len(sizes) == 3 * len(plan)
     assert steps == [(number + 1, len(plan), 6) for number in range(len(plan))]
+
+
+def test_depth_of_one_window_is_the_aligned_depth(gld, views):
+    short = paths.part(views, Window(list(range(6)), []))
+    level1, level0 = torch.randn(2, *short.latent_shape)
+    found = paths.decode_geometry(gld, short, level1, level0, windows(2, 6))
+    meant, _ = gld.decode_geometry(short, level1, level0).align_to(short.cameras)
+    assert torch.allclose(found.depth, meant.depth) and torch.equal(found.depth_conf, meant.depth_conf)
+    assert torch.equal(found.cameras.c2w, meant.cameras.c2w) and torch.equal(found.cameras.K, meant.cameras.K)
+
+
+def test_windows_of_any_scale_give_depth_of_one_scale(gld, views, monkeypatch):
+    """A network that doubles its unit with every window, on cameras in one point, which say nothing about scale."""
+    still = dataclasses.replace(views, cameras=Cameras(torch.eye(4).repeat(18, 1, 1), views.cameras.K, HEIGHT, WIDTH))
+    depth, units = 1 + torch.rand(18, HEIGHT, WIDTH), iter([1.0, 2.0, 4.0, 8.0])
+
+    def decode(local, level1, level0):
+        shown = depth[level1[:, 0, 0, 0].long()] * next(units)
+        return Geometry(shown, torch.ones_like(shown), None, None, local.cameras)
+
+    monkeypatch.setattr(gld, "decode_geometry", decode)
+    level1 = torch.arange(18.0)[:, None, None, None].expand(views.latent_shape)
+    plan = windows(2, 18, 8, 2)
+    assert len(plan) == 4
+    assert torch.allclose(paths.decode_geometry(gld, still, level1, None, plan).depth, depth, rtol=1e-5)
