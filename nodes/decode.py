@@ -2,11 +2,12 @@
 
 from comfy_api.latest import io
 
+from ..gld_core import paths
 from ..gld_core.codec import VIEWS_AT_ONCE
 from ..gld_core.export import depth_to_color
 from . import host
-from .sample import checked
-from .sockets import DA3Geometry, GLDBackbone, GLDCameras, GLDViews
+from .sample import OVERLAP, WINDOW, checked, plan_windows
+from .sockets import DA3Geometry, GLDBackbone, GLDCameras, GLDViews, da3_geometry
 
 
 def latent_inputs() -> list:
@@ -24,16 +25,29 @@ def levels(views, level1, level0):
     return checked(level1, views, 1, "level1"), None if level0 is None else checked(level0, views, 0, "level0")
 
 
-def on_device(backbone, views, *decoders: str):
-    """The codec with what decoding these views needs."""
+def made_in(views, level1, level0) -> list[paths.Window]:
+    """The windows that the finer of the latents was sampled in; those of the samplers' own defaults where a latent has
+    been to a file since.
+    """
+    latent = level1 if level0 is None else level0
+    N = len(views.level1)
+    return latent.get("gld_windows") or plan_windows(views, max(WINDOW, N + OVERLAP + 1), OVERLAP, False)
+
+
+def on_device(backbone, views, plan, *decoders: str):
+    """The codec with what decoding one window of these views needs."""
     tokens = backbone.grid(views.cameras.height, views.cameras.width)
-    at_once = min(VIEWS_AT_ONCE, len(views.cameras)) * tokens
-    return backbone.on_device({"backbone": len(views.cameras) * tokens, **dict.fromkeys(decoders, at_once)})
+    window = max(len(window.views) for window in plan)
+    at_once = min(VIEWS_AT_ONCE, window) * tokens
+    return backbone.on_device({"backbone": window * tokens, **dict.fromkeys(decoders, at_once)})
 
 
 def decode_rgb(backbone, views, level1, level0):
-    rgb = on_device(backbone, views, "rgb_decoder").decode_rgb(views, *levels(views, level1, level0))
-    return host.to_host(rgb.clamp(0, 1).movedim(1, -1).contiguous())
+    """(V, H, W, 3) in [0, 1], and the seams between windows."""
+    plan, latents = made_in(views, level1, level0), levels(views, level1, level0)
+    codec = on_device(backbone, views, plan, "rgb_decoder")
+    rgb, seams = paths.decode_rgb(codec, views, *latents, plan, host.progress_bar())
+    return host.to_host(rgb.clamp(0, 1).movedim(1, -1).contiguous()), seams
 
 
 class GLDDecodeRGB(io.ComfyNode):
@@ -47,11 +61,17 @@ class GLDDecodeRGB(io.ComfyNode):
             search_aliases=["vae decode", "novel view"],
             inputs=latent_inputs(),
             outputs=[io.Image.Output(display_name="images", tooltip="V pictures, the N sources first.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, backbone, views, level1, level0=None):
-        return io.NodeOutput(decode_rgb(backbone, views, level1, level0))
+        images, seams = decode_rgb(backbone, views, level1, level0)
+        if seams:
+            mean, worst = sum(seams) / len(seams), max(seams)
+            text = f"{len(seams) + 1} windows; seams differ by {mean:.2%} of full brightness, the worst by {worst:.2%}"
+            host.say(text, cls.hidden.unique_id)
+        return io.NodeOutput(images)
 
 
 class GLDDecodeDepth(io.ComfyNode):
@@ -87,21 +107,15 @@ class GLDDecodeDepth(io.ComfyNode):
     def execute(cls, backbone, views, level1, level0=None, images=None):
         given = views.cameras
         if images is None:
-            images = decode_rgb(backbone, views, level1, level0)
+            images, _ = decode_rgb(backbone, views, level1, level0)
         elif tuple(images.shape[:3]) != (len(given), given.height, given.width):
             raise ValueError(
                 f"The input 'images' is {len(images)} pictures of {images.shape[2]}x{images.shape[1]}, the views are "
                 f"{len(given)} of {given.width}x{given.height}; wire the output of Decode GLD RGB there."
             )
-        codec = on_device(backbone, views, "head", "camera_decoder")
-        geometry, _ = codec.decode_geometry(views, *levels(views, level1, level0)).align_to(given)
+        plan, latents = made_in(views, level1, level0), levels(views, level1, level0)
+        codec = on_device(backbone, views, plan, "head", "camera_decoder")
+        geometry = paths.decode_geometry(codec, views, *latents, plan, host.progress_bar())
         depth = host.to_host(geometry.depth)
-        packet = {
-            "depth": depth,
-            "image": images[..., :3].cpu(),
-            "mode": "multiview",
-            "confidence": host.to_host(geometry.depth_conf),
-            "extrinsics": given.w2c[None, :, :3],
-            "intrinsics": given.K[None],
-        }
+        packet = da3_geometry(images[..., :3].cpu(), depth, host.to_host(geometry.depth_conf), given)
         return io.NodeOutput(packet, depth_to_color(depth).movedim(1, -1).contiguous(), geometry.cameras)

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +25,10 @@ import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 from PIL import Image
+from server import PromptServer
 from torch import Tensor
 
-from ..gld_core import checkpoints, flow
+from ..gld_core import checkpoints, flow, paths
 from ..gld_core.codec import Codec, Views
 from ..gld_core.pipeline import conditions, load_codec
 
@@ -306,13 +308,15 @@ def photographed(views: Views, images: Tensor) -> PhotographedViews:
     return PhotographedViews(**values, images=to_host(images))
 
 
-def conditioning(views: Views, level1: Tensor | None) -> tuple[list, list, Tensor]:
-    """Positive and negative CONDITIONING and the empty latent (1, C, V, h, w) to sample from."""
+def conditioning(views: Views, level1: Tensor | None, window: tuple[int, int] = (0, 1)) -> tuple[list, list, Tensor]:
+    """Positive and negative CONDITIONING and the empty latent (1, C, V, h, w) to sample from. window: which of how many
+    are sampled one after the other, for the progress that a preview comes with.
+    """
     V, C, *grid = views.latent_shape
     empty = torch.zeros(1, C, V, *grid, device=comfy.model_management.intermediate_device())
     both = []
     for conditional in (True, False):
-        extra = {"gld_views": views, "gld_level1": level1, "gld_conditional": conditional}
+        extra = {"gld_views": views, "gld_level1": level1, "gld_conditional": conditional, "gld_window": window}
         # Conditioning nodes of other packs expect a tensor in the first place.
         both.append([[torch.zeros(1, 1, 1), extra]])
     return both[0], both[1], empty
@@ -328,6 +332,7 @@ def sample(
     model,
     views: Views,
     level1: Tensor | None,
+    plan: list[paths.Window],
     seed: int,
     steps: int,
     cfg: float,
@@ -335,25 +340,45 @@ def sample(
     scheduler: str,
     shift: float,
 ) -> Tensor:
-    """Sample the way the stock nodes do: (1, C, V, h, w)."""
-    positive, negative, empty = conditioning(views, level1)
-    if scheduler == "gld":
-        sigmas = released_sigmas(model, empty, steps, shift)
-    else:
-        sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler, scheduler).sigmas
-    return comfy.sample.sample_custom(
-        model,
-        comfy.sample.prepare_noise(empty, seed),
-        cfg,
-        comfy.samplers.sampler_object(sampler),
-        sigmas,
-        positive,
-        negative,
-        empty,
-        callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
-    )
+    """Sample window by window, each the way the stock nodes do: (1, C, V, h, w). What earlier windows have made is held
+    by the host's own mask for inpainting, which is `flow.holding`.
+    """
+    out = conditioning(views, level1)[2]
+    noise = comfy.sample.prepare_noise(out, seed)
+    for number, window in enumerate(plan):
+        given = None if level1 is None else level1[:, :, window.views]
+        positive, negative, empty = conditioning(paths.part(views, window), given, (number, len(plan)))
+        if scheduler == "gld":
+            sigmas = released_sigmas(model, empty, steps, shift)
+        else:
+            sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler, scheduler).sigmas
+        held = [row for row, view in enumerate(window.views) if view not in window.new]
+        mask = None
+        if held:
+            empty[:, :, held] = out[:, :, window.views][:, :, held]
+            mask = torch.ones_like(empty[:, :1])
+            mask[:, :, held] = 0
+        samples = comfy.sample.sample_custom(
+            model,
+            noise[:, :, window.views],
+            cfg,
+            comfy.samplers.sampler_object(sampler),
+            sigmas,
+            positive,
+            negative,
+            empty,
+            noise_mask=mask,
+            callback=counted(latent_preview.prepare_callback(model, len(sigmas) - 1), number, len(plan)),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
+        out[:, :, window.new] = samples[:, :, [window.views.index(view) for view in window.new]].to(out)
+    return out
+
+
+def counted(callback: Callable, window: int, count: int) -> Callable:
+    """A sampler's callback that counts the steps of all windows."""
+    return lambda step, x0, x, total: callback(window * total + step, x0, x, count * total)
 
 
 # Preview
@@ -394,19 +419,20 @@ def preview_image(x0: Tensor, weight: Tensor, center: Tensor, h: int, w: int) ->
 def preview_wrapper(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, *args, **kwargs):
     """Around any sampling of a GLD model: a small picture of all views with every step, where previews are on."""
     guider = executor.class_obj
-    found = [cond["gld_views"] for conds in guider.conds.values() for cond in conds if "gld_views" in cond]
+    found = [cond for conds in guider.conds.values() for cond in conds if "gld_views" in cond]
     if not found or comfy.cli_args.args.preview_method == latent_preview.LatentPreviewMethod.NoPreviews:
         return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs)
-    views = found[0]
+    views, (window, count) = found[0]["gld_views"], found[0]["gld_window"]
     h, w = (size // 14 for size in views.images.shape[-2:])
     weight, center = fit_colors(views, guider.model_patcher.model.level, guider.model_patcher.load_device)
-    progress = comfy.utils.ProgressBar(len(sigmas) - 1)
+    progress = comfy.utils.ProgressBar(count * (len(sigmas) - 1))
 
     def with_preview(step, x0, x, total):
         if callback is not None:
             callback(step, x0, x, total)
         picture = preview_image(x0, weight, center, h, w)
-        progress.update_absolute(step + 1, total, ("JPEG", picture, latent_preview.MAX_PREVIEW_RESOLUTION))
+        done = window * total + step + 1
+        progress.update_absolute(done, count * total, ("JPEG", picture, latent_preview.MAX_PREVIEW_RESOLUTION))
 
     return executor(noise, latent_image, sampler, sigmas, denoise_mask, with_preview, *args, **kwargs)
 
@@ -416,8 +442,13 @@ def to_host(tensor: Tensor) -> Tensor:
     return tensor.to(comfy.model_management.intermediate_device())
 
 
-def byte_progress():
-    """progress(bytes so far, bytes in all) on the running node; raises where the user cancels."""
+def say(text: str, node_id: str) -> None:
+    """Text under the widgets of a node."""
+    PromptServer.instance.send_progress_text(text, node_id)
+
+
+def progress_bar() -> Callable[[int, int], None]:
+    """progress(done, total) on the running node; raises where the user cancels."""
     bar = comfy.utils.ProgressBar(1)
 
     def progress(done: int, total: int) -> None:

@@ -99,7 +99,7 @@ class GLDLoadBackbone(io.ComfyNode):
         folder = codec_folder(backbone) or host.model_folders()[0]
         if download:
             parts = [part for part in checkpoints.LAYOUT[backbone] if part not in LEVELS]
-            fetch_parts(folder, backbone, parts, host.byte_progress())
+            fetch_parts(folder, backbone, parts, host.progress_bar())
         return io.NodeOutput(host.Backbone(folder, backbone, weight_dtype))
 
 
@@ -160,5 +160,5 @@ class GLDLoadDiffusionModel(io.ComfyNode):
     def execute(cls, model_name, weight_dtype, download):
         if host.model_file(model_name) is None:
             backbone, level = released_parts()[model_name]
-            fetch_parts(host.model_folders()[0], backbone, [level], host.byte_progress())
+            fetch_parts(host.model_folders()[0], backbone, [level], host.progress_bar())
         return io.NodeOutput(host.load_diffusion_model(host.model_file(model_name), weight_dtype))

@@ -3,8 +3,12 @@
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..gld_core.paths import Window, windows
 from . import host
 from .sockets import GLDBackbone, GLDCameras, GLDViews
+
+# What the models were trained on, and what is enough to hold neighbouring windows together.
+WINDOW, OVERLAP = 8, 2
 
 
 def checked(latent: dict, views: host.PhotographedViews, level: int, name: str):
@@ -84,7 +88,40 @@ def sampling_inputs(level: str) -> list:
             advanced=True,
             tooltip="Time shift of the gld scheduler. 0: the released one for the number of views.",
         ),
+        io.Int.Input(
+            "window",
+            default=WINDOW,
+            min=2,
+            max=64,
+            optional=True,
+            tooltip="Views that are made together, sources included; the models were trained on up to 8. A longer path "
+            "is made in windows, each with all the sources.",
+        ),
+        io.Int.Input(
+            "overlap",
+            default=OVERLAP,
+            min=0,
+            max=62,
+            optional=True,
+            tooltip="Targets that a window takes over from the one before, so that it continues it. More: smoother, "
+            "and slower.",
+        ),
+        io.Boolean.Input(
+            "closed",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="The path ends where it began: the last window takes over the first target too.",
+        ),
     ]
+
+
+def plan_windows(views: host.PhotographedViews, window: int, overlap: int, closed: bool) -> list[Window]:
+    """One window where all views fit in."""
+    V = len(views.cameras)
+    if window >= V:
+        return [Window(list(range(V)), list(range(V)))]
+    return windows(len(views.level1), V, window, overlap, closed)
 
 
 class GLDSampleLevel1(io.ComfyNode):
@@ -105,10 +142,25 @@ class GLDSampleLevel1(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, views, seed, steps, cfg, sampler_name, scheduler, shift=0.0):
+    def execute(
+        cls,
+        model,
+        views,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        shift=0.0,
+        window=WINDOW,
+        overlap=OVERLAP,
+        closed=False,
+    ):
         host.check_model(model, views, 1)
-        samples = host.sample(model, views, None, seed, steps, cfg, sampler_name, scheduler, shift)
-        return io.NodeOutput({"samples": samples, "gld_level": 1})
+        plan = plan_windows(views, window, overlap, closed)
+        given = None
+        samples = host.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift)
+        return io.NodeOutput({"samples": samples, "gld_level": 1, "gld_windows": plan})
 
 
 class GLDCascadeLevel0(io.ComfyNode):
@@ -130,11 +182,27 @@ class GLDCascadeLevel0(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, views, level1, seed, steps, cfg, sampler_name, scheduler, shift=0.0):
+    def execute(
+        cls,
+        model,
+        views,
+        level1,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        shift=0.0,
+        window=WINDOW,
+        overlap=OVERLAP,
+        closed=False,
+    ):
         host.check_model(model, views, 0)
         checked(level1, views, 1, "level1")
-        samples = host.sample(model, views, level1["samples"], seed, steps, cfg, sampler_name, scheduler, shift)
-        return io.NodeOutput({"samples": samples, "gld_level": 0})
+        plan = plan_windows(views, window, overlap, closed)
+        given = level1["samples"]
+        samples = host.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift)
+        return io.NodeOutput({"samples": samples, "gld_level": 0, "gld_windows": plan})
 
 
 class GLDConditioning(io.ComfyNode):
