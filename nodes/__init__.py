@@ -1,6 +1,6 @@
 from comfy_api.latest import ComfyExtension, io
 
-from . import cameras, decode, export, host, load, sample
+from . import camera_files, camera_preview, cameras, decode, export, host, load, sample
 
 
 class GLDExtension(ComfyExtension):
@@ -14,6 +14,9 @@ class GLDExtension(ComfyExtension):
             cameras.GLDLoadScene,
             cameras.GLDEstimateCameras,
             cameras.GLDSetCameras,
+            camera_preview.GLDPreviewCameras,
+            camera_files.GLDLoadCameras,
+            camera_files.GLDSaveCameras,
             sample.GLDEncodeViews,
             sample.GLDSampleLevel1,
             sample.GLDCascadeLevel0,

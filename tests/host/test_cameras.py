@@ -1,27 +1,232 @@
-"""Cameras through the nodes: estimated from photographs, and set from another scene."""
+"""Cameras through the nodes: estimated, moved, read, written, checked, and pictured."""
 
+import json
+import math
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from gld_core.scenes import read_scene
+from gld_core import coverage, motions
+from gld_core.cameras import Cameras
+from gld_core.export import write_png
+from gld_core.formats import parse_matrices, read_cameras
+from gld_core.fusion import usable
+from gld_core.images import fit
+from gld_core.scenes import choose_views, read_scene
+
+CUBE = Path(__file__).resolve().parents[1] / "core" / "data" / "cube"
 
 
-def test_estimated_cameras_drive_the_graph(server, graph, only, core, scene):
-    """Photographs without cameras: sources and targets are the estimated cameras of four photographs."""
-    prompt = graph(sources="0-3", targets="4")
-    estimate = {"backbone": ["backbone", 0], "images": ["scene", 0]}
-    prompt["estimate"] = {"class_type": "GLDEstimateCameras", "inputs": estimate}
-    prompt["one"] = {"class_type": "ImageFromBatch", "inputs": {"image": ["scene", 0], "batch_index": 0, "length": 1}}
-    prompt["views"]["inputs"] |= {"images": ["one", 0], "cameras": ["estimate", 0]}
-    found = server.run(only(prompt, "save level1")).latent("save level1")[0].transpose(0, 1)
+def node(kind: str, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}
 
-    images = read_scene(scene, 84).photographs(range(4))
-    views = core.encode_views(images[:1], core.estimate_cameras(images))
-    noise = torch.randn((1, 256, 4, 4, 6), generator=torch.Generator().manual_seed(7))[0].transpose(0, 1)
-    meant = core.sample_level1(views, steps=3, noise=noise)
-    assert float((found - meant).norm() / meant.norm()) < 1e-4
+
+def save(cameras: list, **inputs) -> dict:
+    settings = {"filename_prefix": "GLD/cameras", "format": "transforms.json", "view": 0} | inputs
+    return node("GLDSaveCameras", cameras=cameras, **settings)
+
+
+def show(link: list) -> dict:
+    return node("PreviewAny", source=link)
+
+
+def load(**inputs) -> dict:
+    """GLDLoadCameras; of the source's own inputs the names are given without 'source.'."""
+    own = {"views": "", "long_side": 0} | {
+        name: inputs.pop(name) for name in ("views", "long_side", "images") if name in inputs
+    }
+    source = inputs.pop("source")
+    return node("GLDLoadCameras", source=source, **own, **{f"source.{name}": value for name, value in inputs.items()})
+
+
+def load_json(content: dict, **inputs) -> dict:
+    return load(source="json", text=json.dumps(content), **inputs)
+
+
+def from_file(path: str, **inputs) -> dict:
+    return load(source="file", path=path, **({"width": 0, "height": 0, "ignore_distortion": False} | inputs))
+
+
+def set_cameras(cameras: list, motion: str, geometry: list | None = None, **inputs) -> dict:
+    """GLDSetCameras; of the motion's own inputs the names are given without 'motion.'."""
+    if motion != "views":
+        inputs = {"number": 5, "ease": "none"} | inputs
+    if motion not in ("views", "interpolate"):
+        inputs = {"source": 0} | inputs
+    if motion != "views":
+        inputs = {"first_is_source": False} | inputs
+    if motion in ("interpolate", "keyframes"):
+        inputs = {"closed": False} | inputs
+    given = {} if geometry is None else {"geometry": geometry}
+    own = {f"motion.{name}": value for name, value in inputs.items()}
+    return node("GLDSetCameras", cameras=cameras, sources=0, motion=motion, **own, **given)
+
+
+@pytest.fixture
+def saved(server):
+    """saved(prompt, name, ...) -> the cameras that its GLDSaveCameras nodes of these names wrote."""
+
+    def run(prompt: dict, *names: str) -> list[Cameras]:
+        shows = {f"path of {name}": show([name, 1]) for name in names}
+        result = server.run(prompt | shows)
+        assert result.error is None, result.error
+        return [read_cameras(result.history["outputs"][f"path of {name}"]["text"][0])[0] for name in names]
+
+    return run
+
+
+@pytest.fixture
+def error(server):
+    def run(prompt: dict) -> str:
+        found = server.run(prompt).error
+        assert found, "the prompt ran to its end"
+        return found.strip()
+
+    return run
+
+
+def same(found: Cameras, meant: Cameras, tolerance: float = 1e-6) -> bool:
+    size = (found.height, found.width) == (meant.height, meant.width)
+    poses = torch.allclose(found.c2w, meant.c2w, rtol=0, atol=tolerance * max(1.0, float(meant.c2w.abs().max())))
+    return size and poses and torch.allclose(found.K, meant.K, rtol=tolerance, atol=1e-4)
+
+
+# Photographs without cameras
+
+
+@pytest.fixture
+def photographs(server, scene):
+    """Two photographs of 150x100 in the input folder; (2, 3, 100, 150)."""
+    images = torch.stack([read_scene(scene, 84).images[view] for view in (0, 3)])
+    images = torch.nn.functional.interpolate(images, (100, 150), mode="bilinear")
+    for number, image in enumerate(images):
+        write_png(server.base / "input" / f"photo{number}.png", image)
+    return (images * 255).round() / 255
+
+
+@pytest.fixture
+def estimate(graph, only, photographs):
+    """estimate(photographs, ...) -> a prompt with the node 'estimate'."""
+
+    def build(count: int, long_side: int = 84, fov: float = 0.0) -> dict:
+        prompt = only(graph(), "backbone")
+        for number in range(count):
+            prompt[f"photo {number}"] = node("LoadImage", image=f"photo{number}.png")
+        images = {f"images.image{number}": [f"photo {number}", 0] for number in range(count)}
+        prompt["photos"] = node("BatchImagesNode", **images)
+        settings = {"long_side": long_side, "fov": fov}
+        prompt["estimate"] = node("GLDEstimateCameras", backbone=["backbone", 0], images=["photos", 0], **settings)
+        return prompt
+
+    return build
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_photographs_of_any_size_get_the_cores_cameras(saved, estimate, core, photographs, count):
+    found = saved(estimate(count) | {"save": save(["estimate", 0])}, "save")[0]
+    middle = torch.tensor([[1.0, 0, 75], [0, 1, 50], [0, 0, 1]])
+    fitted = torch.stack([fit(image, middle, 56, 84)[0] for image in photographs[:count]])
+    assert same(found, core.estimate_cameras(fitted), 1e-4)
+
+
+def test_the_field_of_view_may_be_given(saved, estimate):
+    plain, given = (saved(estimate(2, fov=fov) | {"save": save(["estimate", 0])}, "save")[0] for fov in (0.0, 60.0))
+    assert torch.allclose(2 * torch.atan(42 / given.K[:, 0, 0]), torch.tensor(math.pi / 3))
+    assert torch.equal(given.K[:, 0, 0], given.K[:, 1, 1]) and torch.allclose(given.c2w, plain.c2w)
+
+
+def test_the_estimate_says_how_sure_it_is(server, estimate):
+    prompt = estimate(2) | {"number": show(["estimate", 3]), "text": show(["estimate", 4])}
+    outputs = server.run(prompt).history["outputs"]
+    report = outputs["text"]["text"][0]
+    assert float(outputs["number"]["text"][0]) >= 1
+    assert report.startswith("photograph 0: ") and "photograph 1: " in report
+    assert "degrees across, confidence " in report and "confirmed by another photograph" in report
+
+
+def test_an_orbit_from_one_photograph(server, graph, only, estimate):
+    """Estimated camera, depth and fitted photograph drive the whole graph; another orbit gives other views."""
+    latents = []
+    for degrees in (20.0, 40.0):
+        prompt = graph() | estimate(1)
+        prompt["set"] = set_cameras(["estimate", 0], "orbit", ["estimate", 2], degrees=degrees)
+        prompt["views"]["inputs"] |= {"images": ["estimate", 1], "cameras": ["set", 0]}
+        result = server.run(only(prompt, "save rgb", "save level1"))
+        assert len(result.files("save rgb")) == 6
+        latents.append(result.latent("save level1"))
+    assert (latents[0] - latents[1]).norm() > 1e-3 * latents[0].norm()
+
+
+# Where to look
+
+
+SETTINGS = {
+    "orbit": {"degrees": 90.0},
+    "arc": {"degrees": 30.0, "elevation": 10.0},
+    "spiral": {"radius": 0.2, "turns": 2.0, "advance": 0.3},
+    "lemniscate": {"width": 0.2},
+    "dolly": {"distance": -0.3},
+    "truck": {"distance": 0.3},
+    "pedestal": {"distance": 0.2},
+    "pan": {"degrees": 30.0},
+    "tilt": {"degrees": 15.0},
+    "roll": {"degrees": 30.0},
+    "zoom": {"factor": 1.5},
+    "dolly_zoom": {"factor": 1.5},
+    "look_around": {"degrees": 20.0, "elevation": 10.0},
+    "hold": {},
+}
+
+
+def test_every_motion_is_the_cores_with_every_setting(saved, graph, only, scene):
+    assert set(SETTINGS) == set(motions.MOTIONS)
+    chosen, _ = choose_views(6, 2)
+    sources = read_scene(scene, 84).cameras[chosen]
+    prompt, meant = only(graph(targets="1"), "scene"), {}
+    more = {"number": 4, "ease": "in_out", "first_is_source": True}
+    cases = [(name, values) for name, values in SETTINGS.items()] + [("interpolate", {"closed": True})]
+    for name, values in cases:
+        start = {} if name == "interpolate" else {"source": 1}
+        prompt[name] = set_cameras(["scene", 1], name, **values, **more, **start)
+        prompt[name]["inputs"]["sources"] = 2
+        prompt[f"save {name}"] = save([name, 0])
+        plain = {"loop": True} if name == "interpolate" else values
+        settings = {"ease": "in_out", "first_is_source": True, "base": start.get("source", 0), **plain}
+        meant[name] = motions.join(sources, motions.targets(sources, name, 4, **settings))
+    found = saved(prompt, *(f"save {name}" for name, _ in cases))
+    for (name, _), cameras in zip(cases, found, strict=True):
+        assert same(cameras, meant[name], 1e-5), name
+
+
+def test_distances_are_shares_of_the_geometrys_depth(server, saved, estimate):
+    prompt = estimate(1)
+    settings = {"number": 1, "distance": 0.5}
+    prompt["set"] = set_cameras(["estimate", 0], "dolly", ["estimate", 2], **settings)
+    prompt["save"] = save(["set", 0])
+    found = saved(prompt, "save")[0]
+    prompt["set"] = set_cameras(["estimate", 0], "dolly", **settings)
+    without = saved(prompt, "save")[0]
+    moved, plain = ((cameras.c2w[1] - cameras.c2w[0])[:3, 3].norm().item() for cameras in (found, without))
+    assert plain == pytest.approx(0.5, rel=1e-4) and abs(moved - plain) > 1e-3
+
+
+def test_keyframes_are_cameras_of_any_kind(saved, graph, only, scene):
+    """The last keyframe goes through ComfyUI's own 3D camera; as many targets as keys are the keys."""
+    prompt = only(graph(targets="1"), "scene")
+    prompt["keys"] = node("GLDLoadScene", scene="room", sources="2, 3", targets="4", long_side=84)
+    # The 3D camera belongs to a preview whose first camera is the sources' first.
+    prompt["seen"] = set_cameras(["scene", 1], "views", targets=["keys", 1], views="1-2")
+    prompt["info"] = save(["seen", 0], view=4)
+    values = {"keyframes.keyframe0": ["keys", 1], "keyframes.keyframe1": ["info", 0], "number": 4}
+    prompt["set"] = set_cameras(["scene", 1], "keyframes", **values)
+    prompt["save"] = save(["set", 0])
+    found = saved(prompt, "save")[0]
+    cameras = read_scene(scene, 84).cameras
+    assert same(found[3:], cameras[[2, 3, 4, 4]], 1e-5)
 
 
 @pytest.mark.parametrize("views, targets", [("2, 4", "2, 4"), ("", "0-5")])
@@ -29,9 +234,8 @@ def test_set_cameras_puts_targets_behind_sources(server, graph, only, views, tar
     shutil.copytree(server.base / "input/room", server.base / "input/other", dirs_exist_ok=True)
     prompt = graph(sources="1,", targets="0")
     prompt["other"] = graph(scene="other", sources="0,", targets="1-5")["scene"]
-    inputs = {"cameras": ["scene", 1], "sources": 1, "motion": "views"}
-    inputs |= {"motion.targets": ["other", 1], "motion.views": views}
-    prompt["set"] = {"class_type": "GLDSetCameras", "inputs": inputs}
+    prompt["set"] = set_cameras(["scene", 1], "views", targets=["other", 1], views=views)
+    prompt["set"]["inputs"]["sources"] = 1
     prompt["views"]["inputs"]["cameras"] = ["set", 0]
     found = server.run(only(prompt, "save level1")).latent("save level1")
     if views:
@@ -41,13 +245,187 @@ def test_set_cameras_puts_targets_behind_sources(server, graph, only, views, tar
         assert found.shape[2] == 7
 
 
-def test_set_cameras_names_what_is_wrong(server, graph, only):
+def test_set_cameras_names_what_is_wrong(error, graph, only):
     prompt = graph(sources="1,", targets="0")
     prompt["other"] = graph(long_side=112)["scene"]
-    inputs = {"cameras": ["scene", 1], "sources": 1, "motion": "views"}
-    inputs |= {"motion.targets": ["other", 1], "motion.views": ""}
-    prompt["set"] = {"class_type": "GLDSetCameras", "inputs": inputs}
+    prompt["set"] = set_cameras(["scene", 1], "views", targets=["other", 1], views="")
     prompt["views"]["inputs"]["cameras"] = ["set", 0]
-    assert "load both at one size" in server.run(only(prompt, "save level1")).error
-    inputs["sources"] = 9
-    assert "there are 2 cameras; lower it" in server.run(only(prompt, "save level1")).error
+    assert "give both the same size" in error(only(prompt, "save level1"))
+    prompt["set"]["inputs"]["sources"] = 9
+    assert "there are 2 cameras; lower it" in error(only(prompt, "save level1"))
+    prompt["set"] = set_cameras(["scene", 1], "orbit", degrees=30.0, source=5)
+    assert "no source 5 to start from" in error(only(prompt, "save level1"))
+
+
+# From and to other programs
+
+
+@pytest.fixture
+def cube(server):
+    """The cube's COLMAP models and JSON in the input folder; its cameras."""
+    shutil.copytree(CUBE, server.base / "input" / "cube", dirs_exist_ok=True)
+    return read_cameras(CUBE / "binary")[0]
+
+
+def test_files_of_other_programs(server, saved, graph, only, cube, scene):
+    lines = ["https://example.org/video"]
+    for w2c, K in zip(cube.w2c.tolist(), cube.K, strict=True):
+        fx, fy, cx, cy = K[0, 0] / cube.width, K[1, 1] / cube.height, K[0, 2] / cube.width, K[1, 2] / cube.height
+        numbers = [f"{float(v):.9g}" for v in (fx, fy, cx, cy)] + ["0", "0"]
+        lines.append(" ".join(["1000", *numbers, *(f"{v:.9g}" for row in w2c[:3] for v in row)]))
+    (server.base / "input" / "path.txt").write_text("\n".join(lines))
+    prompt = {
+        "binary": from_file("cube/binary"),
+        "text": from_file("cube/text"),
+        "realestate": from_file("path.txt", width=cube.width, height=cube.height),
+        "scene": from_file("room"),
+    }
+    prompt |= {f"save {name}": save([name, 0]) for name in prompt}
+    *cubes, room = saved(prompt, "save binary", "save text", "save realestate", "save scene")
+    assert all(same(found, cube, 1e-5) for found in cubes)
+    assert same(room, read_scene(scene).cameras)
+
+
+@pytest.mark.parametrize("written", ["transforms.json", "COLMAP binary", "COLMAP text"])
+def test_what_is_saved_is_loaded_again(server, saved, cube, written):
+    """Lossless to 1e-6, and never over what was there before."""
+    prompt = {"cube": from_file("cube/binary")}
+    paths = []
+    for view in (0, 1):
+        prompt |= {"out": save(["cube", 0], format=written, view=view), "path": show(["out", 1])}
+        paths.append(Path(server.run(prompt).history["outputs"]["path"]["text"][0]))
+        assert same(read_cameras(paths[view])[0], cube)
+    assert paths[0] != paths[1]
+    paths[0].rename(server.base / "input" / paths[0].name)
+    again = {"load": from_file(paths[0].name), "save": save(["load", 0])}
+    assert same(saved(again, "save")[0], cube)
+
+
+def test_3d_views_round_trip(saved, cube):
+    prompt = {"cube": from_file("cube/binary", views="0-2")}
+    for view in range(3):
+        prompt[f"info {view}"] = save(["cube", 0], view=view)
+    infos = {f"cameras.camera{view}": [f"info {view}", 0] for view in range(3)}
+    size = {"width": cube.width, "height": cube.height}
+    prompt["back"] = load(source="3D views", scene=["cube", 0], **infos, **size)
+    prompt["save"] = save(["back", 0])
+    assert same(saved(prompt, "save")[0], cube[:3], 2e-6)
+
+
+def test_depth_anything_geometry_gives_its_cameras(saved, estimate):
+    prompt = estimate(2) | {"load": load(source="geometry", geometry=["estimate", 2])}
+    meant, found = saved(prompt | {"a": save(["estimate", 0]), "b": save(["load", 0])}, "a", "b")
+    assert same(found, meant)
+
+
+def test_photographs_are_fitted_with_their_cameras(server, saved, photographs):
+    """Photographs of half the size that K is for; chosen views, the sources first."""
+    K = [[200.0, 0, 150], [0, 200, 100], [0, 0, 1]]
+    poses = [np.diag([1.0, 1, 1, 1]).tolist() for _ in range(3)]
+    for view, pose in enumerate(poses):
+        pose[0][3] = float(view)
+    content = {"c2w": poses, "K": K, "width": 300, "height": 200}
+    prompt = {"photo": node("LoadImage", image="photo0.png")}
+    prompt["load"] = load_json(content, views="2, 0", images=["photo", 0], long_side=84)
+    prompt |= {"save": save(["load", 0]), "pictures": node("SaveImage", images=["load", 1], filename_prefix="fitted")}
+    cameras = saved(prompt, "save")[0]
+    assert (len(cameras), cameras.height, cameras.width) == (2, 56, 84) and cameras.c2w[:, 0, 3].tolist() == [2, 0]
+    assert torch.allclose(cameras.K[0], torch.tensor([[56.0, 0, 42], [0, 56, 28], [0, 0, 1]]), atol=0.3)
+    picture = Image.open(sorted((server.base / "output").glob("fitted*.png"))[-1])
+    assert picture.size == (84, 56)
+
+
+IDENTITY = np.eye(4).tolist()
+
+
+def poses(*changes: tuple[int, int, float]) -> list:
+    """Two cameras a metre apart, the second with changed entries."""
+    first, second = np.eye(4), np.eye(4)
+    second[0, 3] = 1
+    for row, column, value in changes:
+        second[row, column] = value
+    return [first.tolist(), second.tolist()]
+
+
+GOOD = {"c2w": poses(), "K": [[60.0, 0, 42], [0, 60, 28], [0, 0, 1]], "width": 84, "height": 56}
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"c2w": poses((0, 0, -1.0))}, "view 1 is mirrored"),
+        ({"c2w": poses((0, 1, 0.5))}, "view 1 is not orthonormal"),
+        ({"K": [[120.0, 0, 84], [0, 120, 56], [0, 0, 1]]}, "K belongs to another image size"),
+        ({"c2w": poses((0, 3, math.inf))}, "The pose of view 1 is not finite"),
+        ({"K": [[0.0, 0, 42], [0, 60, 28], [0, 0, 1]]}, "focal length of 0"),
+        ({"axes": "blender"}, "choose 'opencv' or 'opengl'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_camera_is_named(error, change, sentence):
+    assert sentence in error({"load": load_json(GOOD | change), "save": save(["load", 0])})
+
+
+def test_lost_poses_are_named(error, estimate):
+    content = GOOD | {"c2w": [IDENTITY, IDENTITY], "K": [GOOD["K"], [[90.0, 0, 42], [0, 90, 28], [0, 0, 1]]]}
+    prompt = estimate(2) | {"load": load_json(content), "set": set_cameras(["load", 0], "orbit", degrees=10.0)}
+    assert "stand in one point but have different K" in error(prompt | {"save": save(["set", 0])})
+
+
+def test_centimetres_among_metres_are_named(error, estimate):
+    content = GOOD | {"c2w": poses((0, 3, 50_000.0))}
+    prompt = estimate(1) | {"load": load_json(content)}
+    prompt["set"] = set_cameras(["estimate", 0], "views", ["estimate", 2], targets=["load", 0], views="")
+    assert "its translation is in another unit" in error(prompt | {"save": save(["set", 0])})
+
+
+def test_camera_files_stay_in_the_input_folder(server, error):
+    shutil.copytree(CUBE, server.base / "outside", dirs_exist_ok=True)
+    with pytest.raises(Exception, match="not in"):
+        error({"load": from_file("../outside/binary"), "save": save(["load", 0])})
+    stray = {"load": load_json(GOOD), "save": save(["load", 0], filename_prefix="../../stray")}
+    assert "outside the output folder is not allowed" in error(stray)
+
+
+# A picture of the path
+
+
+def test_the_preview_shows_what_no_source_has_seen(server, estimate, core, photographs):
+    prompt = estimate(2)
+    prompt["set"] = set_cameras(["estimate", 0], "pan", ["estimate", 2], degrees=150.0, number=3)
+    settings = {"sources": 0, "min_confidence": 1.0, "max_points": 1000}
+    prompt["preview"] = node("GLDPreviewCameras", cameras=["set", 0], geometry=["estimate", 2], **settings)
+    prompt["mask"] = node("MaskToImage", mask=["preview", 2])
+    prompt["save mask"] = node("SaveImage", images=["mask", 0], filename_prefix="mask")
+    prompt["save glb"] = node("SaveGLB", mesh=["preview", 0], filename_prefix="cameras")
+    prompt["report"] = show(["preview", 3])
+    prompt["save"] = save(["set", 0])
+    result = server.run(prompt | {"path": show(["save", 1])})
+    masks = np.stack([np.asarray(Image.open(path))[..., 0] for path in result.files("save mask")]) / 255
+
+    middle = torch.tensor([[1.0, 0, 75], [0, 1, 50], [0, 0, 1]])
+    geometry = core.codec.estimate(torch.stack([fit(image, middle, 56, 84)[0] for image in photographs]))
+    cameras = read_cameras(result.history["outputs"]["path"]["text"][0])[0]
+    keep = usable(geometry.depth, geometry.depth_conf, 1.0)
+    meant = coverage.coverage(cameras[:2], geometry.depth, cameras[2:], keep).numpy()
+    assert (np.abs(masks - meant) < 0.01).mean() > 0.999
+    shares = [f"view {2 + view}: {mask.mean():.0%}" for view, mask in enumerate(masks)]
+    assert result.history["outputs"]["report"]["text"][0].splitlines()[1:] == shares
+    assert result.files("preview")[0].stat().st_size > 1000
+    assert result.files("save glb", "3d")[0].read_bytes()[:4] == b"glTF"
+
+
+def test_a_preview_of_other_photographs_is_refused(error, estimate, graph, only):
+    prompt = estimate(1, long_side=112) | only(graph(sources="1,"), "scene")
+    settings = {"sources": 0, "min_confidence": 1.0, "max_points": 1000}
+    prompt["preview"] = node("GLDPreviewCameras", cameras=["scene", 1], geometry=["estimate", 2], **settings)
+    assert "wire the geometry of the fitted photographs" in error(prompt)
+    prompt["preview"]["inputs"]["sources"] = 3
+    assert "has 1 views, there are 3 sources" in error(prompt)
+
+
+def test_matrices_in_the_example_are_readable(server):
+    inputs = server.get("/object_info/GLDLoadCameras")["GLDLoadCameras"]["input"]["required"]
+    options = {option["key"]: option["inputs"] for option in inputs["source"][1]["options"]}
+    cameras, _ = parse_matrices(json.loads(options["json"]["required"]["text"][1]["default"]))
+    assert len(cameras) == 1

@@ -1,0 +1,291 @@
+"""Cameras from and to other programs, and the 3D view."""
+
+import json
+import os
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+from torch import Tensor
+
+from ..gld_core.cameras import Cameras, check_scene
+from ..gld_core.export import atomic_folder, check_new, write_transforms
+from ..gld_core.formats import (
+    colmap_folder,
+    parse_matrices,
+    read_cameras,
+    read_da3_geometry,
+    read_load3d,
+    to_load3d,
+    write_colmap,
+)
+from ..gld_core.images import fit, fitting_size
+from ..gld_core.motions import scene_depth
+from . import host
+from .cameras import LONG_SIDE_TOOLTIP, indices, preview_world
+from .load import stamp
+from .sockets import DA3Geometry, GLDCameras
+
+FORMATS = ("transforms.json", "COLMAP binary", "COLMAP text")
+EXAMPLE = """{"width": 504, "height": 336,
+ "K": [[420, 0, 252], [0, 420, 168], [0, 0, 1]],
+ "c2w": [[[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]]}"""
+
+
+def camera_files() -> list[str]:
+    """What below the input folder may hold cameras: .json and .txt files, COLMAP models, posed scenes."""
+    top = Path(folder_paths.get_input_directory())
+    found = []
+    for name, folders, files in os.walk(top):
+        folder = Path(name)
+        if {"sparse"} & set(folders) or any(file.startswith("cameras.") for file in files):
+            found += [folder] if colmap_folder(folder) else []
+        if any(file.endswith(".npz") for file in files):
+            found.append(folder)
+        found += [folder / file for file in files if file.lower().endswith((".json", ".txt"))]
+    return sorted(path.relative_to(top).as_posix() for path in found)
+
+
+def camera_path(name: str) -> str:
+    """ValueError where the name leaves the input folder or there is nothing."""
+    top = folder_paths.get_input_directory()
+    path = os.path.join(top, name)
+    if not folder_paths.is_within_directory(top, path) or not os.path.exists(path):
+        raise ValueError(f"There is no {name!r} in {top}; put the file or folder of cameras there.")
+    return path
+
+
+def size_inputs(default: int, tooltip: str) -> list:
+    return [
+        io.Int.Input(
+            name, default=default, min=0, max=16384, tooltip=f"{name.capitalize()} of the images in pixels{tooltip}."
+        )
+        for name in ("width", "height")
+    ]
+
+
+class GLDLoadCameras(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        camera = io.Load3DCamera.Input("camera", tooltip="From a 3D node.")
+        return io.Schema(
+            node_id="GLDLoadCameras",
+            display_name="Load GLD Cameras",
+            category="GLD",
+            description="Cameras from elsewhere: nerfstudio's transforms.json, COLMAP models, RealEstate10K files, "
+            "posed scenes (.npz), matrices as JSON, ComfyUI's 3D views, Depth Anything 3. All become OpenCV "
+            "camera-to-world.",
+            search_aliases=["extrinsics", "intrinsics", "nerfstudio", "colmap", "realestate10k", "import cameras"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "source",
+                    options=[
+                        io.DynamicCombo.Option(
+                            "file",
+                            [
+                                io.Combo.Input(
+                                    "path", options=camera_files(), tooltip="A file or folder below ComfyUI/input."
+                                ),
+                                *size_inputs(0, ", where the file does not say (RealEstate10K); else 0"),
+                                io.Boolean.Input(
+                                    "ignore_distortion",
+                                    default=False,
+                                    tooltip="Take cameras with lens distortion as if they had none. Better: undistort.",
+                                ),
+                            ],
+                        ),
+                        io.DynamicCombo.Option(
+                            "json",
+                            [
+                                io.String.Input(
+                                    "text",
+                                    default=EXAMPLE,
+                                    multiline=True,
+                                    tooltip="c2w or w2c: list of 4x4; K: 3x3 in pixels, one or one each; "
+                                    "width, height; axes: opencv (x right, y down, z forward) or opengl (x right, "
+                                    "y up, z backward).",
+                                )
+                            ],
+                        ),
+                        io.DynamicCombo.Option(
+                            "3D views",
+                            [
+                                io.Autogrow.Input(
+                                    "cameras", io.Autogrow.TemplatePrefix(camera, "camera", min=1, max=50)
+                                ),
+                                *size_inputs(504, ""),
+                                GLDCameras.Input(
+                                    "scene",
+                                    optional=True,
+                                    tooltip="The cameras whose preview the 3D view shows; the result is in that world.",
+                                ),
+                            ],
+                        ),
+                        io.DynamicCombo.Option(
+                            "geometry",
+                            [DA3Geometry.Input("geometry", tooltip="Of a multi-view Depth Anything 3 model.")],
+                        ),
+                    ],
+                    tooltip="Where the cameras come from.",
+                ),
+                io.String.Input(
+                    "views", default="", tooltip="Which of them, the sources first: '7, 0, 3-5'. Empty: all, in order."
+                ),
+                io.Int.Input(
+                    "long_side",
+                    default=504,
+                    min=0,
+                    max=2016,
+                    step=14,
+                    tooltip=LONG_SIDE_TOOLTIP + " 0: cameras and photographs stay as they are.",
+                ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="The photographs of the first cameras, in their order; fitted together with them.",
+                ),
+            ],
+            outputs=[
+                GLDCameras.Output(display_name="cameras", tooltip="In the order of 'views'."),
+                io.Image.Output(display_name="images", tooltip="The photographs, resized and cropped to the cameras."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, source, **kwargs):
+        if source["source"] != "file":
+            return None
+        path = Path(camera_path(source["path"]))
+        return stamp(sorted(path.rglob("*")) if path.is_dir() else [path])
+
+    @classmethod
+    def execute(cls, source, views, long_side, images=None):
+        cameras, names = read_source(source)
+        chosen = indices(views, "views") or list(range(len(cameras)))
+        if max(chosen) >= len(cameras):
+            raise ValueError(f"There is no view {max(chosen)}; there are views 0 to {len(cameras) - 1}.")
+        cameras = cameras[chosen]
+        check_scene(cameras, 0 if images is None else len(images))
+        text = ", ".join(names[view] for view in chosen[:8]) + (", ..." if len(chosen) > 8 else "")
+        host.say(f"{len(cameras)} cameras of {cameras.width}x{cameras.height}: {text}", cls.hidden.unique_id)
+        if images is not None:
+            cameras = scaled_to(cameras, images)
+        if long_side:
+            cameras, images = fitted(cameras, images, long_side)
+        if images is None:
+            images = ExecutionBlocker("Load GLD Cameras gives photographs only where its input 'images' has some.")
+        return io.NodeOutput(cameras, images)
+
+
+def read_source(source: dict) -> tuple[Cameras, list[str]]:
+    width, height = source.get("width") or None, source.get("height") or None
+    if source["source"] == "file":
+        return read_cameras(camera_path(source["path"]), height, width, source["ignore_distortion"])
+    if source["source"] == "geometry":
+        return read_da3_geometry(source["geometry"])
+    if source["source"] == "3D views":
+        if width is None or height is None:
+            raise ValueError("A 3D view's camera is for an image of any size; give 'width' and 'height' in pixels.")
+        infos, scene = list(source["cameras"].values()), source.get("scene")
+        return (
+            read_load3d(infos, height, width)
+            if scene is None
+            else read_load3d(infos, height, width, preview_world(scene))
+        )
+    try:
+        content = json.loads(source["text"])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The input 'text' is not JSON ({error}); give an object such as {EXAMPLE}") from None
+    return parse_matrices(content, what="The input 'text'")
+
+
+def scaled_to(cameras: Cameras, images: Tensor) -> Cameras:
+    """Cameras of the photographs (N, H, W, 3), which may be a smaller or larger copy of what K was made for."""
+    N, H, W = images.shape[:3]
+    if len(cameras) < N:
+        raise ValueError(f"The input 'images' has {N} photographs for {len(cameras)} cameras; choose as many 'views'.")
+    across, down = W / cameras.width, H / cameras.height
+    if abs(across - down) > max(1 / cameras.width, 1 / cameras.height):
+        raise ValueError(
+            f"The photographs are {W}x{H}, the cameras are for {cameras.width}x{cameras.height}, of another shape; "
+            "wire the photographs that the cameras were made for, uncropped."
+        )
+    K = cameras.K.clone()
+    K[:, 0] *= across
+    K[:, 1] *= down
+    return Cameras(cameras.c2w, K, H, W)
+
+
+def fitted(cameras: Cameras, images: Tensor | None, long_side: int) -> tuple[Cameras, Tensor | None]:
+    """Cameras and photographs (N, H, W, 3) at the size the networks take; each cropped around its principal point."""
+    height, width = fitting_size(cameras.height, cameras.width, long_side)
+    blank = torch.zeros(1, 1, 1).expand(3, cameras.height, cameras.width)
+    photographs = [] if images is None else list(images[..., :3].movedim(-1, 1))
+    pairs = [
+        fit(photographs[view] if view < len(photographs) else blank, K, height, width)
+        for view, K in enumerate(cameras.K)
+    ]
+    if images is not None:
+        images = torch.stack([image for image, _ in pairs[: len(photographs)]]).movedim(1, -1).contiguous()
+    return Cameras(cameras.c2w, torch.stack([K for _, K in pairs]), height, width), images
+
+
+class GLDSaveCameras(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDSaveCameras",
+            display_name="Save GLD Cameras",
+            category="GLD",
+            description="Cameras to the output folder for other programs, and one of them for ComfyUI's 3D views.",
+            search_aliases=["export cameras", "nerfstudio", "colmap", "transforms.json"],
+            inputs=[
+                GLDCameras.Input("cameras"),
+                io.String.Input(
+                    "filename_prefix",
+                    default="GLD/cameras",
+                    tooltip="Below ComfyUI/output; a number is added, nothing is overwritten.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    tooltip="A nerfstudio transforms.json, or a folder with a COLMAP model of PINHOLE cameras. "
+                    "Pictures are called images/view_00000.png and so on.",
+                ),
+                io.Int.Input(
+                    "view", default=0, min=0, max=9999, advanced=True, tooltip="The view that 'camera_info' is of."
+                ),
+            ],
+            outputs=[
+                io.Load3DCamera.Output(
+                    display_name="camera_info",
+                    tooltip="For the camera_info of a 3D node that shows the scene of Preview GLD Cameras.",
+                ),
+                io.String.Output(display_name="path", tooltip="What was written."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, cameras, filename_prefix, format, view):
+        if view >= len(cameras):
+            raise ValueError(f"There is no view {view}; there are views 0 to {len(cameras) - 1}.")
+        info = to_load3d(cameras[view], scene_depth(cameras), preview_world(cameras))[0]
+        top = folder_paths.get_output_directory()
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, top)
+        path = Path(folder) / f"{name}_{counter:05}_"
+        files = [f"view_{number:05d}.png" for number in range(len(cameras))]
+        if format == "transforms.json":
+            path = path.with_name(f"{path.name}.json")
+            check_new(path)
+            write_transforms(path, cameras, [{"file_path": f"images/{file}"} for file in files])
+        else:
+            with atomic_folder(path) as temporary:
+                write_colmap(temporary, cameras, files, binary=format == "COLMAP binary")
+        written = path.relative_to(top).as_posix()
+        host.say(f"{len(cameras)} cameras: {written}", cls.hidden.unique_id)
+        return io.NodeOutput(info, str(path))
