@@ -108,6 +108,26 @@ def in_one_point(c2w: Tensor) -> bool:
     return bool((centres - centres[-1]).abs().max() <= 1e-5 * centres.abs().max())
 
 
+def path_order(cameras: Cameras, sources: int) -> list[int]:
+    """All views in the order of the path: the targets as they are, each of the first `sources` views put where it makes
+    the way through the views longest least. Steps count by distance, in units of the cameras' extent, plus angle in
+    radians.
+    """
+    c2w = cameras.c2w.double()
+    distance = torch.cdist(c2w[:, :3, 3], c2w[:, :3, 3])
+    cosine = (torch.einsum("iab,jab->ij", c2w[:, :3, :3], c2w[:, :3, :3]) - 1) / 2
+    step = (distance / distance.max().clamp(min=1e-12) + cosine.clamp(-1, 1).acos()).tolist()
+    order = list(range(sources, len(cameras)))
+    for source in range(sources):
+        detours = []
+        for place in range(len(order) + 1):
+            sides = order[max(place - 1, 0) : place + 1]
+            way = step[sides[0]][sides[1]] if 0 < place < len(order) else 0.0
+            detours.append(sum(step[source][side] for side in sides) - way)
+        order.insert(detours.index(min(detours)) if detours else 0, source)
+    return order
+
+
 def recentred(c2w: Tensor) -> Tensor:
     """(V, 4, 4) float64: cameras that stand in one point (pan, tilt, zoom) moved to the origin, others as they are.
 

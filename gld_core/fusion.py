@@ -549,7 +549,12 @@ def view_meshes(
         if progress is not None:
             progress(view + 1, 2 * V)
     stride = max(1, round((int(fresh.sum()) / maximum) ** 0.5 + 0.499))
-    rim = F.max_pool2d(fresh.float(), 2 * stride + 1, 1, stride) > 0
+    while True:
+        rim = F.max_pool2d(fresh.float(), (2 * stride + 1, 1), 1, (stride, 0))
+        rim = F.max_pool2d(rim, (1, 2 * stride + 1), 1, (0, stride)) > 0
+        if rim[:, ::stride, ::stride].sum() <= maximum:
+            break
+        stride += 1
     for view in range(V):
         xyz = maps.points(view)[::stride, ::stride]
         inverse = maps.inverse[view, ::stride, ::stride]

@@ -1,6 +1,6 @@
 from comfy_api.latest import ComfyExtension, io
 
-from . import camera_files, camera_preview, cameras, decode, export, host, load, sample
+from . import camera_files, camera_preview, cameras, decode, export, geometry, host, load, sample
 
 
 class GLDExtension(ComfyExtension):
@@ -24,7 +24,11 @@ class GLDExtension(ComfyExtension):
             sample.GLDScheduler,
             decode.GLDDecodeRGB,
             decode.GLDDecodeDepth,
+            decode.GLDOrderViews,
+            geometry.GLDCheckDepth,
             export.GLDExportGLB,
+            export.GLDExportPLY,
+            export.GLDExportDataset,
         ]
 
 

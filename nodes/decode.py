@@ -3,8 +3,9 @@
 from comfy_api.latest import io
 
 from ..gld_core import paths
+from ..gld_core.cameras import path_order
 from ..gld_core.codec import VIEWS_AT_ONCE
-from ..gld_core.export import depth_to_color
+from ..gld_core.export import DEPTH_COLORS, depth_to_color
 from . import host
 from .sample import OVERLAP, WINDOW, checked, plan_windows
 from .sockets import DA3Geometry, GLDBackbone, GLDCameras, GLDViews, da3_geometry
@@ -74,6 +75,37 @@ class GLDDecodeRGB(io.ComfyNode):
         return io.NodeOutput(images)
 
 
+class GLDOrderViews(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDOrderViews",
+            display_name="Order GLD Views",
+            category="GLD",
+            description="Pictures of all views in the order of the camera path, for Create Video.",
+            search_aliases=["video", "frames", "camera path", "targets"],
+            inputs=[
+                io.Image.Input("images", tooltip="A picture per view, sources first, such as from Decode GLD RGB."),
+                GLDViews.Input("views", tooltip="From Encode GLD Views."),
+                io.Combo.Input(
+                    "sources",
+                    options=["left out", "woven in"],
+                    tooltip="left out: the targets alone. woven in: each source where the path comes nearest to it.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="images", tooltip="In the order of the path.")],
+        )
+
+    @classmethod
+    def execute(cls, images, views, sources):
+        V, N = len(views.cameras), len(views.level1)
+        if len(images) != V:
+            raise ValueError(f"The input 'images' is {len(images)} pictures, there are {V} views; wire one per view.")
+        if sources == "left out" and V == N:
+            raise ValueError("There are no targets; choose 'woven in' in 'sources', or give the views target cameras.")
+        return io.NodeOutput(images[path_order(views.cameras, N) if sources == "woven in" else slice(N, V)])
+
+
 class GLDDecodeDepth(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -90,6 +122,20 @@ class GLDDecodeDepth(io.ComfyNode):
                     optional=True,
                     tooltip="From Decode GLD RGB, for the colours. Open: decoded here.",
                 ),
+                io.Combo.Input(
+                    "colors",
+                    options=list(DEPTH_COLORS),
+                    default="inferno",
+                    optional=True,
+                    tooltip="Colour map of the depth picture: near is bright, with turbo red.",
+                ),
+                io.Combo.Input(
+                    "range",
+                    options=["shared", "per view"],
+                    default="shared",
+                    optional=True,
+                    tooltip="shared: one colour is one depth in all views. per view: each view uses all colours.",
+                ),
             ],
             outputs=[
                 DA3Geometry.Output(
@@ -104,7 +150,7 @@ class GLDDecodeDepth(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, backbone, views, level1, level0=None, images=None):
+    def execute(cls, backbone, views, level1, level0=None, images=None, colors="inferno", range="shared"):
         given = views.cameras
         if images is None:
             images, _ = decode_rgb(backbone, views, level1, level0)
@@ -118,4 +164,6 @@ class GLDDecodeDepth(io.ComfyNode):
         geometry = paths.decode_geometry(codec, views, *latents, plan, host.progress_bar())
         depth = host.to_host(geometry.depth)
         packet = da3_geometry(images[..., :3].cpu(), depth, host.to_host(geometry.depth_conf), given)
-        return io.NodeOutput(packet, depth_to_color(depth).movedim(1, -1).contiguous(), geometry.cameras)
+        packet["gld_sources"] = len(views.level1)
+        picture = depth_to_color(depth, colors=colors, per_view=range == "per view")
+        return io.NodeOutput(packet, picture.movedim(1, -1).contiguous(), geometry.cameras)

@@ -1,14 +1,43 @@
-"""Geometry to 3D files."""
+"""Geometry to 3D files and data sets."""
 
+import os
 from io import BytesIO
+from uuid import uuid4
 
+import folder_paths
 import torch
 from comfy_api.latest import Types, io
 
-from ..gld_core.fusion import PointCloud, even_subset
-from ..gld_core.geometry import confidence_threshold, gltf_transform, point_cloud
-from ..gld_core.gltf import camera_frusta, glb_bytes, scene_diagonal
-from .sockets import DA3Geometry, GLDCameras
+from ..gld_core.datasets import write_colmap_dataset, write_nerfstudio_dataset
+from ..gld_core.export import ply_bytes
+from ..gld_core.fusion import PointCloud, even_subset, fuse_mesh, fuse_points, view_meshes
+from ..gld_core.geometry import gltf_transform, point_cloud
+from ..gld_core.gltf import camera_frusta, scene_diagonal, write_glb
+from . import host
+from .geometry import geometry_inputs, selected, selection_inputs
+
+VOXEL = io.Float.Input(
+    "voxel",
+    default=0.0,
+    min=0.0,
+    max=1000.0,
+    step=0.001,
+    round=False,
+    advanced=True,
+    tooltip="Side of the cubes in which views are merged, in the cameras' unit. 0: as fine as the pixels are, and no "
+    "finer than max_points allows.",
+)
+
+
+def max_points_input() -> io.Int.Input:
+    return io.Int.Input(
+        "max_points",
+        default=500_000,
+        min=1000,
+        max=20_000_000,
+        step=1000,
+        tooltip="Points at most, or about so many vertices; they are thinned out evenly over space.",
+    )
 
 
 class GLDExportGLB(io.ComfyNode):
@@ -18,58 +47,150 @@ class GLDExportGLB(io.ComfyNode):
             node_id="GLDExportGLB",
             display_name="Export GLD GLB",
             category="GLD",
-            description="One coloured point cloud of all views as a GLB file, upright and centred. Wire it to Preview "
-            "3D to look at it, to Save 3D Model to keep it.",
-            search_aliases=["point cloud", "3d", "gltf", "reconstruction"],
+            description="One scene of all views as a GLB file, upright and centred: points or a triangle mesh.",
+            search_aliases=["point cloud", "mesh", "3d", "gltf", "reconstruction", "tsdf"],
             inputs=[
-                DA3Geometry.Input("geometry", tooltip="From Decode GLD Depth."),
-                GLDCameras.Input("cameras", tooltip="Cameras of the geometry's views: the given or the recovered."),
-                io.Float.Input(
-                    "min_confidence",
-                    default=1.05,
-                    min=1.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Points below are dropped. Confidence starts at 1.",
+                *geometry_inputs(),
+                io.DynamicCombo.Input(
+                    "kind",
+                    tooltip="released points: every pixel a point, as GLD's own program does it. points: points of "
+                    "several views in one place are merged. mesh: one surface from all views, with colours in its "
+                    "vertices. textured mesh: the surface of each view with its picture on it, without what earlier "
+                    "views have shown. Meshes are cut at depth edges and at glancing angles.",
+                    options=[
+                        io.DynamicCombo.Option("released points", []),
+                        io.DynamicCombo.Option("points", [VOXEL]),
+                        io.DynamicCombo.Option("mesh", [VOXEL]),
+                        io.DynamicCombo.Option("textured mesh", []),
+                    ],
                 ),
-                io.Float.Input(
-                    "keep_at_least",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=1.0,
-                    tooltip="Percent of the points that stay whatever min_confidence says, the most confident ones.",
-                ),
-                io.Int.Input(
-                    "max_points",
-                    default=500_000,
-                    min=1000,
-                    max=20_000_000,
-                    step=1000,
-                    tooltip="Above, a subset that covers space evenly.",
-                ),
+                *selection_inputs(),
+                max_points_input(),
                 io.Boolean.Input("show_cameras", default=False, tooltip="Draw the cameras as wire pyramids."),
             ],
             outputs=[io.File3DGLB.Output(display_name="glb", tooltip="glTF axes: Y up, from the first view.")],
+            is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, geometry, cameras, min_confidence, keep_at_least, max_points, show_cameras=False):
-        depth, images, confidence = geometry["depth"], geometry["image"].movedim(-1, 1), geometry.get("confidence")
-        if len(depth) != len(cameras) or tuple(depth.shape[1:]) != (cameras.height, cameras.width):
-            raise ValueError(
-                f"The input 'geometry' has {len(depth)} views of {depth.shape[2]}x{depth.shape[1]}, 'cameras' has "
-                f"{len(cameras)} of {cameras.width}x{cameras.height}; wire the cameras of these views."
-            )
-        if confidence is None:
-            confidence = torch.full_like(depth, float("inf"))
-        threshold = confidence_threshold(confidence, min_confidence, 0, 100 - keep_at_least)
-        points, colors = point_cloud(depth, confidence, images, cameras.K, cameras.c2w, threshold)
-        if not len(points):
-            raise ValueError("No point is left; lower 'min_confidence' or raise 'keep_at_least'.")
+    def execute(
+        cls, geometry, cameras, kind, min_confidence, keep_at_least, confirmed_by, max_points, show_cameras=False
+    ):
+        depth, keep, images = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
+        progress = host.progress_bar()
+        parts: list
+        if kind["kind"] == "released points":
+            points, colors = point_cloud(depth, keep, images, cameras.K, cameras.c2w, 1)
+            chosen = even_subset(points, max_points)
+            parts = [PointCloud(points[chosen], colors[chosen])]
+        else:
+            scene = (depth, images, cameras, keep, max_points)
+            if kind["kind"] == "points":
+                parts = [fuse_points(*scene, kind["voxel"] or None, progress)]
+            elif kind["kind"] == "mesh":
+                parts = [fuse_mesh(*scene, kind["voxel"] or None, progress)]
+            else:
+                parts = list(view_meshes(*scene, progress=progress))
+            points = torch.cat([torch.empty(0, 3), *(part.xyz for part in parts)])
         matrix = gltf_transform(points, cameras.w2c[0])
-        chosen = even_subset(points, max_points)
-        parts: list = [PointCloud(points[chosen], colors[chosen])]
         if show_cameras:
-            parts.append(camera_frusta(cameras, 0.03 * scene_diagonal(points)))
-        return io.NodeOutput(Types.File3D(BytesIO(glb_bytes(parts, matrix)), "glb"))
+            parts.append(camera_frusta(cameras, 0.03 * scene_diagonal(points), geometry.get("gld_sources", 0)))
+        name = f"gld_{uuid4().hex}.glb"
+        path = os.path.join(folder_paths.get_temp_directory(), name)
+        write_glb(path, parts, matrix)
+        return io.NodeOutput(
+            Types.File3D(path, "glb"), ui={"3d": [{"filename": name, "subfolder": "", "type": "temp"}]}
+        )
+
+
+class GLDExportPLY(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDExportPLY",
+            display_name="Export GLD PLY",
+            category="GLD",
+            description="One point cloud of all views as a binary PLY file with colours and normals. Wire it to "
+            "Preview Point Cloud or Save Point Cloud.",
+            search_aliases=["point cloud", "3d", "meshlab", "cloudcompare", "normals"],
+            inputs=[
+                *geometry_inputs(),
+                *selection_inputs(),
+                max_points_input(),
+                VOXEL,
+                io.Combo.Input(
+                    "axes",
+                    options=["upright", "cameras"],
+                    tooltip="upright: Y up and centred, as the GLB. cameras: the world that the cameras are given in.",
+                ),
+            ],
+            outputs=[io.File3DPLY.Output(display_name="ply", tooltip="Binary, little endian.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, geometry, cameras, min_confidence, keep_at_least, confirmed_by, max_points, voxel=0.0, axes="upright"
+    ):
+        depth, keep, images = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
+        cloud = fuse_points(depth, images, cameras, keep, max_points, voxel or None, host.progress_bar())
+        xyz, normals = cloud.xyz, cloud.normals
+        if axes == "upright":
+            matrix = gltf_transform(xyz, cameras.w2c[0])
+            xyz = (xyz.double() @ matrix[:3, :3].T + matrix[:3, 3]).float()
+            normals = (normals.double() @ matrix[:3, :3].T).float()
+        return io.NodeOutput(Types.File3D(BytesIO(ply_bytes(xyz, cloud.rgb, normals)), "ply"))
+
+
+class GLDExportDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDExportDataset",
+            display_name="Export GLD Dataset",
+            category="GLD",
+            description="All views with their cameras and points as a new folder that trainers of Gaussian splats and "
+            "radiance fields start from.",
+            search_aliases=["colmap", "nerfstudio", "3dgs", "gaussian splatting", "nerf", "transforms.json"],
+            inputs=[
+                *geometry_inputs(),
+                io.DynamicCombo.Input(
+                    "format",
+                    tooltip="COLMAP: images and sparse/0. nerfstudio: images, depth, points.ply and transforms.json.",
+                    options=[
+                        io.DynamicCombo.Option(
+                            "COLMAP",
+                            [io.Boolean.Input("binary", default=True, tooltip="Off: the model as text files.")],
+                        ),
+                        io.DynamicCombo.Option("nerfstudio", []),
+                    ],
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="GLD/scene",
+                    tooltip="The folder's name below ComfyUI/output; a number is put after it.",
+                ),
+                *selection_inputs(),
+                max_points_input(),
+            ],
+            outputs=[io.String.Output(display_name="folder", tooltip="Where it is.")],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, geometry, cameras, format, filename_prefix, min_confidence, keep_at_least, confirmed_by, max_points
+    ):
+        parent, name, number, _, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        folder = os.path.join(parent, f"{name}_{number:05}")
+        depth, keep, images = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
+        cloud = fuse_points(depth, images, cameras, keep, max_points, progress=host.progress_bar())
+        names = [f"{view:04}" for view in range(len(cameras))]
+        if format["format"] == "COLMAP":
+            write_colmap_dataset(folder, names, images, depth, keep, cameras, cloud, format["binary"])
+        else:
+            write_nerfstudio_dataset(folder, names, images, depth, cameras, cloud)
+        host.say(f"{len(names)} views and {len(cloud.xyz)} points in {folder}", cls.hidden.unique_id)
+        return io.NodeOutput(folder)

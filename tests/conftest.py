@@ -237,6 +237,8 @@ def run_with_host():
 def server(tmp_path_factory, models, scene):
     base = make_base(tmp_path_factory.mktemp("comfyui"), models)
     shutil.copytree(scene, base / "input" / "room")
+    for view in range(4):
+        shutil.copy(scene / f"frame_{view:05d}.png", base / "input" / f"room_{view}.png")
     running = Server(base, "--cpu")
     yield running
     running.close()
@@ -269,7 +271,8 @@ def graph():
         level0 = inputs.get("level0_model", "checkpoints/da3_cascade.pt")
         latents = {"backbone": ["backbone", 0], "views": ["views", 0], "level1": ["level1", 0], "level0": ["level0", 0]}
         scene_inputs = {"scene": scene, "sources": sources, "targets": targets, "long_side": long_side}
-        export = {"min_confidence": 1.05, "keep_at_least": 0.0, "max_points": 500_000, "show_cameras": False}
+        export = {"kind": "released points", "min_confidence": 1.05, "keep_at_least": 0.0, "confirmed_by": 0}
+        export |= {"max_points": 500_000, "show_cameras": False}
         export |= {name: value for name, value in inputs.items() if name in export}
         nodes = {
             "scene": ("GLDLoadScene", scene_inputs),

@@ -1,9 +1,11 @@
-"""Which cameras are refused, with which sentence, and what the network is told of cameras in one point."""
+"""Which cameras are refused, with which sentence, what the network is told of cameras in one point, and the order of
+a path.
+"""
 
 import pytest
 import torch
 
-from gld_core.cameras import Cameras, camera_map, check_scene, scaled_w2c
+from gld_core.cameras import Cameras, camera_map, check_scene, path_order, scaled_w2c
 
 HEIGHT, WIDTH = 70, 98
 K = torch.tensor([[80.0, 0, 49], [0, 80, 35], [0, 0, 1]])
@@ -60,3 +62,15 @@ def test_turning_in_one_point_is_the_same_wherever_that_point_is():
 def test_cameras_a_little_apart_are_not_taken_for_one_point():
     apart = cameras([[30.0, 0, 0], [30.01, 0, 0]])
     assert camera_map(apart, 1)[0, 4:].abs().max() > 0.1
+
+
+def test_sources_go_where_the_path_comes_nearest_and_targets_keep_their_order():
+    beside = [[2.4, 0.2, 0.0], [-0.5, 0, 0]]
+    along = [[0.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0], [3.0, 0, 0]]
+    assert path_order(cameras(beside + along), 2) == [1, 2, 3, 4, 0, 5]
+    assert path_order(cameras(along), 0) == [0, 1, 2, 3]
+
+
+def test_on_a_turn_in_one_point_sources_go_by_where_they_look():
+    turning = cameras([[0.0, 0, 0]] * 5, turn=0.3)
+    assert path_order(turning[[2, 0, 1, 3, 4]], 1) == [1, 2, 0, 3, 4]

@@ -1,4 +1,9 @@
-"""Nodes that only the tests' server has: noise that a test chooses, and a model patch that counts calls."""
+"""Nodes that only the tests' server has: noise that a test chooses, a model patch that counts calls, and geometry that
+is known exactly.
+"""
+
+import importlib
+import sys
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -73,9 +78,43 @@ class TestPlainConditioning(io.ComfyNode):
         return io.NodeOutput([[torch.zeros(1, 77, 768), {}]])
 
 
+class TestRoom(io.ComfyNode):
+    """A rendered room with exact depth as if decoded: geometry and its cameras. broken: every seventh pixel's depth is
+    not a number, infinite or negative, and pictures and confidence have holes too.
+    """
+
+    @classmethod
+    def define_schema(cls):
+        sizes = [io.Int.Input(name, max=4096) for name in ("seed", "views", "height", "width", "sources")]
+        outputs = [io.Custom("DA3_GEOMETRY").Output(), io.Custom("GLD_CAMERAS").Output()]
+        return io.Schema("TestRoom", inputs=[*sizes, io.Boolean.Input("broken")], outputs=outputs)
+
+    @classmethod
+    def execute(cls, seed, views, height, width, sources, broken):
+        plugin = next(name for name in sys.modules if name.endswith(".gld_core"))
+        render = importlib.import_module(f"{plugin}.render")
+        images, depth, cameras = render.render_scene(seed, views, height, width, samples=1)
+        confidence = torch.full_like(depth, 2.0)
+        if broken:
+            bad = torch.tensor([torch.nan, torch.inf, -torch.inf, -1.0, 0.0])
+            depth.view(-1)[::7] = bad.repeat(depth.numel())[: len(depth.view(-1)[::7])]
+            confidence.view(-1)[::11] = torch.nan
+            images.view(-1)[::13] = torch.nan
+        geometry = {
+            "depth": depth,
+            "image": images.movedim(1, -1).contiguous(),
+            "mode": "multiview",
+            "confidence": confidence,
+            "extrinsics": cameras.w2c[None, :, :3],
+            "intrinsics": cameras.K[None],
+            "gld_sources": sources,
+        }
+        return io.NodeOutput(geometry, cameras)
+
+
 class TestExtension(ComfyExtension):
     async def get_node_list(self):
-        return [TestNoise, TestCountCalls, TestReportCalls, TestPlainConditioning]
+        return [TestNoise, TestCountCalls, TestReportCalls, TestPlainConditioning, TestRoom]
 
 
 async def comfy_entrypoint():

@@ -1,0 +1,114 @@
+"""What of a geometry counts: confidence, and agreement between its views."""
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..gld_core.cameras import Cameras
+from ..gld_core.fusion import agreement, usable
+from ..gld_core.geometry import confidence_threshold
+from . import host
+from .sockets import DA3Geometry, GLDCameras
+
+
+def geometry_inputs() -> list:
+    return [
+        DA3Geometry.Input("geometry", tooltip="From Decode GLD Depth."),
+        GLDCameras.Input("cameras", tooltip="Cameras of the geometry's views: the given or the recovered."),
+    ]
+
+
+def selection_inputs() -> list:
+    return [
+        io.Float.Input(
+            "min_confidence",
+            default=1.05,
+            min=1.0,
+            max=100.0,
+            step=0.01,
+            tooltip="Points below are dropped. Confidence starts at 1.",
+        ),
+        io.Float.Input(
+            "keep_at_least",
+            default=0.0,
+            min=0.0,
+            max=100.0,
+            step=1.0,
+            tooltip="Percent of the points that stay whatever min_confidence says, the most confident ones.",
+        ),
+        io.Int.Input(
+            "confirmed_by",
+            default=0,
+            min=0,
+            max=16,
+            tooltip="Points stay that at least so many other views see at the same depth (within 2 %). 0: all of them.",
+        ),
+    ]
+
+
+def checked(geometry: dict, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
+    """Depth (V, H, W), confidence (V, H, W), infinite where there is none, and images (V, 3, H, W) of a DA3_GEOMETRY.
+    ValueError where the cameras are of other views or not finite.
+    """
+    depth, images, confidence = geometry["depth"], geometry["image"].movedim(-1, 1), geometry.get("confidence")
+    if len(depth) != len(cameras) or tuple(depth.shape[1:]) != (cameras.height, cameras.width):
+        raise ValueError(
+            f"The input 'geometry' has {len(depth)} views of {depth.shape[2]}x{depth.shape[1]}, 'cameras' has "
+            f"{len(cameras)} of {cameras.width}x{cameras.height}; wire the cameras of these views."
+        )
+    finite = torch.isfinite(cameras.c2w).flatten(1).all(1) & torch.isfinite(cameras.K).flatten(1).all(1)
+    if not finite.all():
+        raise ValueError(f"The camera of view {int((~finite).nonzero()[0])} is not finite; leave that view out.")
+    return depth, torch.full_like(depth, torch.inf) if confidence is None else confidence, images
+
+
+def selected(
+    geometry: dict, cameras: Cameras, min_confidence: float, keep_at_least: float, confirmed_by: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Depth (V, H, W), which of it counts (V, H, W), and images (V, 3, H, W). ValueError where nothing counts."""
+    depth, confidence, images = checked(geometry, cameras)
+    keep = usable(depth, confidence, confidence_threshold(confidence, min_confidence, 0, 100 - keep_at_least))
+    if not keep.any():
+        raise ValueError("The input 'geometry' has no finite, positive depth of known confidence; decode it anew.")
+    if confirmed_by:
+        keep &= agreement(depth, keep, cameras, progress=host.progress_bar()).confirmed >= confirmed_by
+        if not keep.any():
+            raise ValueError(f"No point is seen by {confirmed_by} other views in its place; lower 'confirmed_by'.")
+    return depth, keep, images
+
+
+class GLDCheckDepth(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDCheckDepth",
+            display_name="Check GLD Depth",
+            category="GLD",
+            description="How far the views agree: the depth of each is looked up in the others by reprojection.",
+            search_aliases=["consistency", "multi-view", "reprojection", "confidence"],
+            inputs=[
+                *geometry_inputs(),
+                io.Float.Input(
+                    "tolerance",
+                    default=0.02,
+                    min=0.0001,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Views agree on a point where their depth differs by no more than this share of it.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    display_name="consistency",
+                    tooltip="Per view: the share of the views that can judge a point, its own among them, that agree "
+                    "on it. 0 where there is no depth.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, geometry, cameras, tolerance):
+        depth, confidence, _ = checked(geometry, cameras)
+        keep = usable(depth, confidence, 0)
+        found = agreement(depth, keep, cameras, tolerance, progress=host.progress_bar())
+        return io.NodeOutput(host.to_host(torch.where(keep, found.consistency, 0)))
