@@ -12,7 +12,11 @@ from pathlib import Path
 from ..gld_core import checkpoints
 
 WEIGHTS = "SeonghuJeon/GLD"
-VGGT = "facebook/VGGT-1B"
+# VGGT-1B is its authors' and has licences of its own; the user says which one is accepted.
+VGGT_LICENCES = {
+    "non-commercial (facebook/VGGT-1B)": "facebook/VGGT-1B",
+    "commercial (facebook/VGGT-1B-Commercial)": "facebook/VGGT-1B-Commercial",
+}
 STATISTICS_URL = os.environ.get(
     "GLD_STATISTICS_URL",
     "https://raw.githubusercontent.com/cvlab-kaist/Geometric-Latent-Diffusion/01ec537b5c4eeaeb2f1281dc0a82075134983481",
@@ -65,19 +69,36 @@ def fetch(url: str, target: Path, sha256: str, size: int | None, progress: Calla
     os.replace(partial, target)
 
 
-def fetch_parts(folder: str, backbone: str, parts: Sequence[str], progress: Callable[[int, int], None]) -> None:
-    """Get what is missing of the given parts, and with the backbone its statistics, into the released layout."""
+def fetch_parts(
+    folder: str,
+    backbone: str,
+    parts: Sequence[str],
+    progress: Callable[[int, int], None],
+    vggt: str | None = None,
+) -> None:
+    """Get what is missing of the given parts, and with the backbone its statistics, into the released layout.
+
+    vggt: the repository that VGGT-1B itself comes from, where it is among the parts.
+    """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import GatedRepoError
 
     for part in parts:
         name = released_file(backbone, part)
         try:
             checkpoints.find(folder, backbone, part)
         except FileNotFoundError:
-            repository, remote = (VGGT, "model.safetensors") if name.startswith("VGGT-1B/") else (WEIGHTS, name)
+            repository, remote = (vggt, "model.safetensors") if name.startswith("VGGT-1B/") else (WEIGHTS, name)
             url = hf_hub_url(repository, remote)
-            metadata = get_hf_file_metadata(url)
-            fetch(url, Path(folder, name), str(metadata.etag), metadata.size, progress)
+            try:
+                metadata = get_hf_file_metadata(url)
+            except GatedRepoError as error:
+                raise RuntimeError(
+                    f"{repository} is given out on request: ask for it on huggingface.co/{repository}, then run "
+                    "'hf auth login' on this machine and try again."
+                ) from error
+            # The address behind the redirect needs no login.
+            fetch(metadata.location, Path(folder, name), str(metadata.etag), metadata.size, progress)
         if part == "backbone":
             for statistics, sha256 in STATISTICS_SHA256.items():
                 target = Path(folder, "model_stats", statistics)

@@ -6,11 +6,12 @@ from comfy_api.latest import io
 
 from ..gld_core import checkpoints
 from . import host
-from .download import WEIGHTS, fetch_parts, released_file
+from .download import VGGT_LICENCES, WEIGHTS, fetch_parts, released_file
 from .sockets import GLDBackbone
 
 BACKBONES = list(checkpoints.LAYOUT)
 LEVELS = ("level1", "level0")
+UNDECIDED = "not chosen"
 DOWNLOAD_TOOLTIP = (
     "Off: nothing is downloaded. On: what is missing is downloaded into models/gld when this node runs ({size}), "
     "checked by SHA-256, and taken up again where it stopped."
@@ -74,7 +75,17 @@ class GLDLoadBackbone(io.ComfyNode):
                     tooltip="Type the weights are kept in. default: fp32, as released (2.5 GB).",
                     advanced=True,
                 ),
-                io.Boolean.Input("download", default=False, tooltip=DOWNLOAD_TOOLTIP.format(size="2.5 GB")),
+                io.Boolean.Input(
+                    "download", default=False, tooltip=DOWNLOAD_TOOLTIP.format(size="2.5 GB; vggt 6.6 GB")
+                ),
+                io.Combo.Input(
+                    "vggt_licence",
+                    options=[UNDECIDED, *VGGT_LICENCES],
+                    default=UNDECIDED,
+                    optional=True,
+                    advanced=True,
+                    tooltip="To download vggt: VGGT-1B has a licence of its own. Read it on its page, choose here.",
+                ),
             ],
             outputs=[
                 GLDBackbone.Output(display_name="backbone", tooltip="For encoding, decoding and camera estimation.")
@@ -82,24 +93,31 @@ class GLDLoadBackbone(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, backbone, download):
+    def validate_inputs(cls, backbone, download, vggt_licence=UNDECIDED):
         if backbone not in BACKBONES:
             return f"There is no backbone {backbone!r}; choose one of {', '.join(BACKBONES)}."
         if codec_folder(backbone) is None and not download:
             return f"{missing(backbone)} Or switch on 'download'."
+        has_vggt = host.model_file(released_file("vggt", "backbone")) is not None
+        if backbone == "vggt" and download and not has_vggt and vggt_licence == UNDECIDED:
+            return (
+                "VGGT-1B has a licence of its own: facebook/VGGT-1B may not be used commercially, "
+                "facebook/VGGT-1B-Commercial may, and is given out on request. Read it on huggingface.co and choose "
+                "one in 'vggt_licence' before it is downloaded."
+            )
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, backbone, weight_dtype, download):
+    def fingerprint_inputs(cls, backbone, **kwargs):
         folder = codec_folder(backbone)
         return None if folder is None else stamp(codec_files(folder, backbone))
 
     @classmethod
-    def execute(cls, backbone, weight_dtype, download):
+    def execute(cls, backbone, weight_dtype, download, vggt_licence=UNDECIDED):
         folder = codec_folder(backbone) or host.model_folders()[0]
         if download:
             parts = [part for part in checkpoints.LAYOUT[backbone] if part not in LEVELS]
-            fetch_parts(folder, backbone, parts, host.progress_bar())
+            fetch_parts(folder, backbone, parts, host.progress_bar(), VGGT_LICENCES.get(vggt_licence))
         return io.NodeOutput(host.Backbone(folder, backbone, weight_dtype))
 
 

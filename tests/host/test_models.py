@@ -15,6 +15,7 @@ def hub(models):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         requests: list = []
+        paths: list = []
         break_after: int | None = None
         lie = False
 
@@ -26,6 +27,7 @@ def hub(models):
 
         def answer(self, body: bool):
             name = self.path.split("/resolve/main/")[-1].lstrip("/")
+            Handler.paths.append(self.path)
             Handler.requests.append((self.command, name, self.headers.get("Range")))
             path = models / name
             if not path.is_file():
@@ -126,6 +128,20 @@ def test_after_the_download_the_graph_runs(bare_server, hub, wanted, models):
     files = [path.relative_to(got) for path in got.rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix == ".part"]
     assert all((got / path).read_bytes() == (models / path).read_bytes() for path in files)
+
+
+def test_vggt_is_downloaded_only_after_its_licence_was_chosen(bare_server, hub, wanted):
+    wanted["backbone"]["inputs"]["backbone"] = "vggt"
+    hub.paths.clear()
+    with pytest.raises(Exception, match="facebook/VGGT-1B may not be used commercially"):
+        bare_server.run(wanted)
+    assert hub.paths == []
+    for repository in ("facebook/VGGT-1B", "facebook/VGGT-1B-Commercial"):
+        kind = "commercial" if repository.endswith("Commercial") else "non-commercial"
+        wanted["backbone"]["inputs"]["vggt_licence"] = f"{kind} ({repository})"
+        # The stand-in has no such file.
+        assert "404" in bare_server.run(wanted).error
+        assert f"/{repository}/resolve/main/model.safetensors" in hub.paths
 
 
 def test_statistics_come_with_the_released_checksums(shared, hub, models, bare_server, wanted):
