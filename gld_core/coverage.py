@@ -180,14 +180,17 @@ def plan(
         draw.line([tuple(place) for place in places[sources:]], fill=TARGET_COLOR, width=1)
     axes = (cameras.c2w[:, :3, :3].double().transpose(1, 2) @ to_page.T).numpy()
     half = (cameras.width / 2 / cameras.K[:, 0, 0].double()).numpy()
-    numbered = 1 if len(cameras) <= 24 else 10
     length = size / 28
     for view in reversed(range(len(cameras))):
         x, _, z = axes[view]
         ends = [places[view] + length * (z + side * half[view] * x) for side in (-1, 1)]
         draw.polygon([tuple(places[view]), *map(tuple, ends)], outline=colors[view], width=2)
-        if view < sources or (view - sources) % numbered == 0:
-            draw.text(tuple(places[view] - length * z * 0.6), str(view), INK, font, anchor="mm")
+    numbered: list[np.ndarray] = []
+    for view, place in enumerate(places - 0.6 * length * axes[:, 2]):
+        # Of numbers that would overlap, the first.
+        if all(np.hypot(*(place - other)) > 20 for other in numbered):
+            numbered.append(place)
+            draw.text(tuple(place), str(view), INK, font, anchor="mm")
 
     bar = 10.0 ** math.floor(math.log10(extent / 3))
     bar *= max(step for step in (1, 2, 5) if step * bar <= extent / 3)
