@@ -62,18 +62,23 @@ def test_it_opens_from_the_templates_dialog(page):
     page.get_by_test_id("dialog-overlay").wait_for(state="detached")
 
 
-def test_the_two_views_workflow_runs_by_button(page, server):
-    """With a small size and few steps; the pictures and the points of the result are on the page."""
-    load(page, "gld_two_views")
+def run_small(page, **values):
+    """Press Run, with the widgets of these names set in all nodes."""
     page.evaluate(
-        """() => {
-            const values = { long_side: 84, steps: 3 }
+        """values => {
             for (const node of app.graph.nodes)
                 for (const widget of node.widgets ?? [])
                     if (widget.name in values) widget.value = values[widget.name]
-        }"""
+        }""",
+        {"long_side": 84, **values},
     )
     page.get_by_text("Run", exact=True).first.click()
+
+
+def test_the_two_views_workflow_runs_by_button(page, server):
+    """With a small size and few steps; the pictures and the points of the result are on the page."""
+    load(page, "gld_two_views")
+    run_small(page, steps=3)
     page.wait_for_function(
         "app.graph.nodes.filter(n => n.type === 'SaveImage').every(n => n.imgs?.length === 6)", timeout=120_000
     )
@@ -81,3 +86,37 @@ def test_the_two_views_workflow_runs_by_button(page, server):
     page.screenshot(path=server.base / "two_views.png")
     assert sorted(path.name for path in (server.base / "output/GLD").iterdir())[-1].startswith("views_")
     assert list((server.base / "output/GLD").glob("points_*.glb"))
+
+
+def test_the_photo_orbit_workflow_runs_by_button(page, server):
+    """One photograph without a camera: the plan of its orbit is on the node, the path in the 3D view."""
+    load(page, "gld_photo_orbit")
+    run_small(page, steps=2)
+    page.wait_for_function(
+        "app.graph.nodes.filter(n => n.type === 'SaveImage').every(n => n.imgs?.length === 8)", timeout=120_000
+    )
+    assert page.evaluate("app.graph.nodes.find(n => n.type === 'GLDPreviewCameras').imgs.length") == 1
+    page.wait_for_timeout(3000)
+    page.screenshot(path=server.base / "photo_orbit.png")
+    assert [path for path in (server.base / "output").iterdir() if path.suffix == ".glb"]
+
+
+def test_the_walkthrough_workflow_runs_by_button(page, server):
+    """Four photographs, and 80 targets between them as a video."""
+    load(page, "gld_walkthrough")
+    run_small(page, steps=1)
+    video = server.base / "output/GLD/walkthrough_00001_.mp4"
+    for _ in range(240):
+        page.wait_for_timeout(500)
+        if video.exists() and video.stat().st_size:
+            break
+    page.wait_for_timeout(2000)
+    page.screenshot(path=server.base / "walkthrough.png")
+    assert frames(video) == 80
+
+
+def frames(video: Path) -> int:
+    import av
+
+    with av.open(str(video)) as container:
+        return sum(1 for _ in container.decode(video=0))
