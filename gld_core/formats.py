@@ -509,8 +509,8 @@ def read_load3d(
 
     The viewer's world is right-handed with y up, its cameras look down -z. world (4, 4): the rigid transform from the
     cameras' world to the viewer's, as `geometry.gltf_transform` gives for an exported scene; the default turns y and z
-    around. Without a quaternion the camera looks at its target, upright. zoom multiplies the focal length; aspect
-    (width / height of the picture, the image's own by default) says how wide the horizontal field of view is.
+    around. Without a quaternion the camera looks at its target, upright. zoom multiplies the focal length. The field of
+    view is the vertical one: across, the image shows what its own shape does, whatever the viewer's `aspect`.
     Raises ValueError for an orthographic camera.
     """
     poses, intrinsics, names = [], [], []
@@ -528,10 +528,9 @@ def read_load3d(
         fov = float(info.get("fov") or LOAD3D_FOV)
         if not 0 < fov < 180:
             raise ValueError(f"{what} has a field of view of {fov} degrees; give one between 0 and 180.")
-        zoom, aspect = float(info.get("zoom") or 1), float(info.get("aspect") or width / height)
-        tangent = math.tan(math.radians(fov) / 2) / zoom
+        fy = height / 2 / math.tan(math.radians(fov) / 2) * float(info.get("zoom") or 1)
         middle = info.get("principal_point", {"x": 0.5, "y": 0.5})
-        fx, fy = width / 2 / (tangent * aspect), height / 2 / tangent
+        fx = fy * float(info.get("pixel_aspect", 1))
         intrinsics.append(pinhole(fx, fy, width * float(middle["x"]), height * float(middle["y"])))
         poses.append(torch.linalg.inv(world.double()) @ matrix @ OPENGL)
         names.append(f"camera_{view:02d}")
@@ -560,9 +559,9 @@ def upright(position: Tensor, target: Tensor, what: str) -> Tensor:
 def to_load3d(cameras: Cameras, distance: float = 1.0, world: Tensor = OPENGL) -> list[dict[str, Any]]:
     """Cameras -> LOAD3D_CAMERA dicts, whose target lies `distance` ahead. `world` as in `read_load3d`.
 
-    Different focal lengths across and down become an `aspect` that is not the image's. A principal point off the
-    middle, which the type has no place for, is added as `principal_point` (shares of width and height); `read_load3d`
-    takes it, viewers leave it out. Raises ValueError for a K with skew.
+    What the type has no place for is added where it is needed: `pixel_aspect`, the focal length across as a share of
+    that down, and `principal_point`, shares of width and height. `read_load3d` takes them, viewers leave them out (but
+    `aspect` is theirs too). Raises ValueError for a K with skew.
     """
     H, W = cameras.height, cameras.width
     out = []
@@ -578,6 +577,8 @@ def to_load3d(cameras: Cameras, distance: float = 1.0, world: Tensor = OPENGL) -
             "zoom": 1,
             "cameraType": "perspective",
         }
+        if abs(fx / fy - 1) > 1e-7:
+            info["pixel_aspect"] = fx / fy
         if abs(cx / W - 0.5) > 1e-7 or abs(cy / H - 0.5) > 1e-7:
             info["principal_point"] = {"x": cx / W, "y": cy / H}
         out.append(info)

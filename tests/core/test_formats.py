@@ -193,6 +193,12 @@ def test_a_3d_camera_without_quaternion_looks_at_its_target_upright_and_zoom_len
     assert torch.allclose(cameras.K[0], torch.tensor([[70.0, 0, 49], [0, 70, 35], [0, 0, 1]]))
 
 
+def test_a_3d_view_of_another_shape_keeps_pixels_square():
+    info = {"position": {"x": 0, "y": 0, "z": 3}, "target": {"x": 0, "y": 0, "z": 0}, "fov": 90, "aspect": 1.0}
+    cameras, _ = read_load3d([info], HEIGHT, WIDTH)
+    assert torch.allclose(cameras.K[0], torch.tensor([[35.0, 0, 49], [0, 35, 35], [0, 0, 1]]))
+
+
 def test_a_3d_camera_of_an_exported_scene_comes_back_to_the_scene():
     from gld_core.geometry import gltf_transform
 
