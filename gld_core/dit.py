@@ -306,8 +306,13 @@ class MultiViewDiT(nn.Module):
         sources: int,
         cascade: bool,
         transformer_options: dict | None = None,
+        shared: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """x (B, C, V, ...) noisy features, t (B,) times in [0, 1]; the rest of `prepare`, batched. Shape of x."""
+        """x (B, C, V, ...) noisy features, t (B,) times in [0, 1]; the rest of `prepare`, batched. Shape of x.
+
+        shared: where it holds the condition encoder's output, of an evaluation nearby, that is taken; otherwise this
+        evaluation's is left there.
+        """
         config = self.config
         special, patches = self.tokens(x)
         state_s = condition_s if cascade else condition_s + self.embed("s", "state", patches, sources)
@@ -323,10 +328,15 @@ class MultiViewDiT(nn.Module):
 
         time = self.t_embedder(t, self.dtype)[:, None]
         encoder, decoder = self.blocks[: config.encoder_depth], self.blocks[config.encoder_depth :]
-        position = PRoPE(matrices, *grid, config.specials, config.encoder_width // HEADS)
-        activated = F.silu(F.silu(time))
-        for block in encoder:
-            state_s = block(state_s, activated, position, transformer_options)
+        if shared:
+            state_s = shared["encoded"]
+        else:
+            position = PRoPE(matrices, *grid, config.specials, config.encoder_width // HEADS)
+            activated = F.silu(F.silu(time))
+            for block in encoder:
+                state_s = block(state_s, activated, position, transformer_options)
+            if shared is not None:
+                shared["encoded"] = state_s
         activated = F.silu(self.s_projector(F.silu(time + state_s)))
         position = PRoPE(matrices, *grid, config.specials, config.decoder_width // HEADS)
         for block in decoder:

@@ -1,7 +1,9 @@
 """The flow that is sampled: x_t = (1 - t) * data + t * noise, velocity = noise - data. spec/model.md section 6."""
 
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,30 +26,58 @@ def time_grid(steps: int, shift: float) -> Tensor:
     return shift * u / (1 + (shift - 1) * u)
 
 
-def sample_euler(
-    velocity: Callable[[Tensor, Tensor], Tensor],
+@dataclass(frozen=True)
+class Solver:
+    """How the flow is integrated; by default as released.
+
+    steps: network evaluations, None: the released number. order: 1 is Euler, 2 the explicit midpoint method with two
+    evaluations a step. guidance: the times (from, to) between which there is any. share: this many evaluations in a
+    row use the condition encoder's output of the first.
+    """
+
+    steps: int | None = None
+    order: int = 1
+    guidance: tuple[float, float] = (0.0, 1.0)
+    share: int = 1
+
+
+RELEASED = Solver()
+# Half the released time; as near to the flow's end as released on random networks (tests/bench/solvers.py).
+FAST = Solver(steps=32, order=2, guidance=(0.0, 0.97))
+
+
+def integrate(
+    velocity: Callable[[Tensor, float], Tensor],
     noise: Tensor,
     times: Tensor,
     callback: Callable[[int, int, Tensor], None] | None = None,
+    order: int = 1,
 ) -> Tensor:
-    """Integrate from times[0] to times[-1].
+    """Integrate from times[0] to times[-1] with a `Solver`'s order, which is the number of evaluations a step.
 
-    velocity(x, t) of the noisy x at t (1,). callback(step, steps, denoised) after each evaluation, with the data
-    as estimated so far; what it raises ends the sampling.
+    velocity(x, t) of the noisy x at t. callback(evaluation, evaluations, denoised) after each evaluation, with the
+    data as estimated so far; what it raises ends the sampling.
     """
-    x, steps = noise, len(times) - 1
-    times = times.to(noise.device)
-    for i in range(steps):
-        v = velocity(x, times[i : i + 1])
+    x, t, number = noise, times.tolist(), itertools.count(1)
+
+    def evaluate(x: Tensor, t: float) -> Tensor:
+        v = velocity(x, t)
         if callback is not None:
-            callback(i + 1, steps, x - times[i] * v)
-        x = x + (times[i + 1] - times[i]) * v
+            callback(next(number), order * (len(times) - 1), x - t * v)
+        return v
+
+    for i in range(len(t) - 1):
+        step = t[i + 1] - t[i]
+        v = evaluate(x, t[i])
+        if order == 2:
+            v = evaluate(x + step / 2 * v, t[i] + step / 2)
+        x = x + step * v
     return x
 
 
 def holding(
-    velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, views: list[int], data: Tensor
-) -> Callable[[Tensor, Tensor], Tensor]:
+    velocity: Callable[[Tensor, float], Tensor], noise: Tensor, views: list[int], data: Tensor
+) -> Callable[[Tensor, float], Tensor]:
     """The velocity, with `views` (along dimension 2) on their straight line from `noise` to their known `data`, so
     that at every t the network sees them as (1 - t) * data + t * noise. noise: where the sampling starts from;
     data: the known views alone.
@@ -58,21 +88,38 @@ def holding(
 
 
 def guided(
-    network: Callable[..., Tensor], unconditional: dict[str, Any] | None, conditional: dict[str, Any], cfg: float
-) -> Callable[[Tensor, Tensor], Tensor]:
+    network: Callable[..., Tensor],
+    unconditional: dict[str, Any] | None,
+    conditional: dict[str, Any],
+    cfg: float,
+    solver: Solver = RELEASED,
+) -> Callable[[Tensor, float], Tensor]:
     """Velocity with classifier-free guidance v_u + cfg * (v_c - v_u), both branches in one batch.
 
     The branches are what `MultiViewDiT.prepare` returns; unconditional None: no guidance.
     """
-    if unconditional is None:
-        return lambda x, t: network(x, t, **conditional).float()
-    both = {
-        name: torch.cat([unconditional[name], value]) if isinstance(value, Tensor) else value
-        for name, value in conditional.items()
-    }
+    both = conditional
+    if unconditional is not None:
+        both = {
+            name: torch.cat([unconditional[name], value]) if isinstance(value, Tensor) else value
+            for name, value in conditional.items()
+        }
+    shared: dict[str, Tensor] = {}
+    uses = 0
 
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        v_u, v_c = network(x.expand(2, *x.shape[1:]), t.expand(2), **both).float().chunk(2)
+    def velocity(x: Tensor, t: float) -> Tensor:
+        nonlocal shared, uses
+        branches = 2 if unconditional is not None and solver.guidance[0] <= t <= solver.guidance[1] else 1
+        if uses % solver.share == 0 or len(shared["encoded"]) != branches:
+            shared, uses = {}, 0
+        uses += 1
+        # A number, so that a GPU is never waited for.
+        times = x.new_full((branches,), t)
+        given = both if branches == 2 else conditional
+        v = network(x.expand(branches, *x.shape[1:]), times, **given, shared=shared).float()
+        if branches == 1:
+            return v
+        v_u, v_c = v.chunk(2)
         return v_u + cfg * (v_c - v_u)
 
     return velocity

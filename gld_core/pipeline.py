@@ -63,14 +63,16 @@ class GLD:
         seed: int = 0,
         noise: Tensor | None = None,
         callback: Callback | None = None,
+        solver: flow.Solver = flow.RELEASED,
     ) -> Tensor:
         """Level-1 features of all views (V, C, h, w), or with special tokens (V, C, S + h*w, 1), sampled in `steps`
         network evaluations.
 
         steps, shift None: the released ones. noise: the result's shape; without it, drawn from seed. callback(step,
-        steps, denoised) after each evaluation. Raises ValueError for settings that cannot be sampled with.
+        steps, denoised) after each evaluation. solver: `flow.FAST` or one of one's own; the released result only comes
+        with the released one. Raises ValueError for settings that cannot be sampled with.
         """
-        return self.sample(1, views, None, steps, cfg, shift, seed, noise, callback)
+        return self.sample(1, views, None, steps, cfg, shift, seed, noise, callback, solver=solver)
 
     def cascade_level0(
         self,
@@ -82,10 +84,11 @@ class GLD:
         seed: int = 0,
         noise: Tensor | None = None,
         callback: Callback | None = None,
+        solver: flow.Solver = flow.RELEASED,
     ) -> Tensor:
         """Level-0 features of all views, given those of level 1. Arguments as in `sample_level1`."""
         self.codec.check_latent(views, level1, 1)
-        return self.sample(0, views, level1, steps, cfg, shift, seed, noise, callback)
+        return self.sample(0, views, level1, steps, cfg, shift, seed, noise, callback, solver=solver)
 
     def decode_rgb(self, views: Views, level1: Tensor, level0: Tensor | None) -> Tensor:
         """Images of all views (V, 3, H, W) float32, not clamped. level0 None: a quick look from levels 1 to 3."""
@@ -112,15 +115,23 @@ class GLD:
         noise: Tensor | None,
         callback: Callback | None,
         known: Mapping[int, Tensor] | None = None,
+        solver: flow.Solver = flow.RELEASED,
     ) -> Tensor:
         """`sample_level1` or `cascade_level0`. known: views (C, h, w) by index that are not sampled but held."""
         self.codec.check_views(views)
         network, device = self.diffusion[level], self.codec.device
         shape = views.latent_shape
-        steps = flow.STEPS[views.backbone] if steps is None else steps
+        if steps is None:
+            steps = solver.steps or flow.STEPS[views.backbone]
         shift = flow.default_shift(views.backbone, shape[1], shape[0]) if shift is None else shift
-        if steps < 1 or shift <= 0:
-            raise ValueError(f"steps is {steps} and shift {shift}; steps has to be 1 or more and shift above 0.")
+        if steps < solver.order or shift <= 0:
+            raise ValueError(
+                f"steps is {steps} and shift {shift}; steps has to be {solver.order} or more and shift above 0."
+            )
+        if solver.order not in (1, 2) or solver.share < 1:
+            raise ValueError(
+                f"The solver has order {solver.order}, share {solver.share}; order has to be 1 or 2, share at least 1."
+            )
         if noise is None:
             noise = starting_noise(shape, level, seed)
         elif tuple(noise.shape) != shape:
@@ -132,16 +143,16 @@ class GLD:
             cameras = {name: value.to(device) for name, value in conditions(views, level, conditional).items()}
             return network.prepare(source, **cameras, level1=given)
 
-        velocity = flow.guided(network, branch(False) if cfg != 1 else None, branch(True), cfg)
+        velocity = flow.guided(network, branch(False) if cfg != 1 else None, branch(True), cfg, solver)
         x = noise.to(device, torch.float32).transpose(0, 1)[None]
         if known:
             held, data = list(known), torch.stack(list(known.values()), dim=1)[None].to(x)
             velocity = flow.holding(velocity, x, held, data)
-        times = flow.time_grid(steps, shift)
+        times = flow.time_grid(steps // solver.order, shift)
         if callback is not None:
             show = callback
             callback = lambda step, steps, x: show(step, steps, x[0].transpose(0, 1))  # noqa: E731
-        x = flow.sample_euler(velocity, x, times, callback)
+        x = flow.integrate(velocity, x, times, callback, solver.order)
         if known:
             # The last time is not quite 0.
             x[:, :, held] = data

@@ -87,13 +87,13 @@ def measure(level, depths, views, dtype, device, steps, repeat):
             branches.append(network.prepare(latent(source), **camera, level1=given))
         return flow.guided(network, *branches, 1.5)
 
-    velocity, t = prepared(), torch.tensor([0.7], device=device)
+    velocity, t = prepared(), 0.7
     expected, result = as_written(x, 0.7), velocity(latent(x), t)[0].transpose(0, 1).cpu()
     return (
         median_time(lambda: velocity(latent(x), t), repeat, device),
         median_time(lambda: as_written(x, 0.7), repeat, device),
-        median_time(lambda: flow.sample_euler(prepared(), latent(x), times), 1, device),
-        median_time(lambda: flow.sample_euler(as_written, x, times), 1, device),
+        median_time(lambda: flow.integrate(prepared(), latent(x), times), 1, device),
+        median_time(lambda: flow.integrate(as_written, x, times), 1, device),
         float((result - expected).norm() / expected.norm()),
     )
 

@@ -78,7 +78,7 @@ def check_velocity(b, level):
     ]
     x, t = latent(b["dit.x"]), b["dit.t"][:1]
     b.equal(f"dit.{name}.velocity", network(x, t, **branches[1])[0].transpose(0, 1))
-    b.equal(f"dit.{name}.velocity_cfg1.5", flow.guided(network, *branches, 1.5)(x, t)[0].transpose(0, 1))
+    b.equal(f"dit.{name}.velocity_cfg1.5", flow.guided(network, *branches, 1.5)(x, float(t))[0].transpose(0, 1))
 
 
 def check_level1_velocity(b):

@@ -75,7 +75,7 @@ def check_velocity(b, level):
     branches = [network.prepare(source, **pipeline.conditions(views, level, c), **given) for c in (False, True)]
     t = b["dit.t"][:1]
     b.equal(f"dit.{name}.velocity", network(x, t, **branches[1])[0].transpose(0, 1))
-    b.equal(f"dit.{name}.velocity_cfg1.5", flow.guided(network, *branches, 1.5)(x, t)[0].transpose(0, 1))
+    b.equal(f"dit.{name}.velocity_cfg1.5", flow.guided(network, *branches, 1.5)(x, float(t))[0].transpose(0, 1))
 
 
 def check_level1_velocity(b):
