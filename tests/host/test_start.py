@@ -22,7 +22,11 @@ NODES = [
     "GLDScheduler",
     "GLDDecodeRGB",
     "GLDDecodeDepth",
+    "GLDOrderViews",
+    "GLDCheckDepth",
     "GLDExportGLB",
+    "GLDExportPLY",
+    "GLDExportDataset",
 ]
 
 

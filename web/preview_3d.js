@@ -1,0 +1,42 @@
+import { api } from "../../scripts/api.js"
+import { app } from "../../scripts/app.js"
+
+// The page's own 3D viewer, inside a node that has a GLB among its results.
+app.registerExtension({
+  name: "gld.preview_3d",
+  nodeCreated(node) {
+    if (node.comfyClass !== "GLDExportGLB") return
+    const container = document.createElement("div")
+    const widget = node.addDOMWidget("preview", "gld_preview_3d", container, { serialize: false, getMinHeight: () => 280 })
+    widget.serialize = false
+    node.setSize([Math.max(node.size[0], 360), Math.max(node.size[1], node.computeSize()[1])])
+
+    let viewer
+    const { onExecuted, onRemoved, onResize, onMouseEnter, onMouseLeave } = node
+    node.onExecuted = function (output) {
+      onExecuted?.apply(this, arguments)
+      const file = output?.["3d"]?.[0]
+      const create = window.comfyAPI?.createLoad3d?.createLoad3d
+      if (!file || !create) return
+      viewer ??= create(container, { getZoomScale: () => app.canvas.ds.scale })
+      viewer.loadModel(api.apiURL(`/view?${new URLSearchParams(file)}`), file.filename)
+    }
+    node.onResize = function () {
+      onResize?.apply(this, arguments)
+      viewer?.handleResize()
+    }
+    node.onMouseEnter = function () {
+      onMouseEnter?.apply(this, arguments)
+      viewer?.refreshViewport()
+      viewer?.updateStatusMouseOnNode(true)
+    }
+    node.onMouseLeave = function () {
+      onMouseLeave?.apply(this, arguments)
+      viewer?.updateStatusMouseOnNode(false)
+    }
+    node.onRemoved = function () {
+      onRemoved?.apply(this, arguments)
+      viewer?.remove()
+    }
+  },
+})
