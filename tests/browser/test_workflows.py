@@ -76,16 +76,21 @@ def run_small(page, **values):
 
 
 def test_the_two_views_workflow_runs_by_button(page, server):
-    """With a small size and few steps; the pictures and the points of the result are on the page."""
+    """With a small size and few steps; the pictures and the mesh of the result are on the page."""
     load(page, "gld_two_views")
-    run_small(page, steps=3)
+    with page.expect_response(lambda response: "filename=gld_" in response.url, timeout=120_000) as shown:
+        run_small(page, steps=3)
     page.wait_for_function(
         "app.graph.nodes.filter(n => n.type === 'SaveImage').every(n => n.imgs?.length === 6)", timeout=120_000
     )
     page.wait_for_timeout(3000)
     page.screenshot(path=server.base / "two_views.png")
     assert sorted(path.name for path in (server.base / "output/GLD").iterdir())[-1].startswith("views_")
-    assert list((server.base / "output/GLD").glob("points_*.glb"))
+    assert list((server.base / "output/GLD").glob("scene_*.glb"))
+    assert shown.value.ok
+    assert page.evaluate(
+        "app.graph.nodes.find(n => n.type === 'GLDExportGLB').widgets.at(-1).element.querySelectorAll('canvas').length"
+    )
 
 
 def test_the_photo_orbit_workflow_runs_by_button(page, server):
