@@ -106,7 +106,9 @@ class GLDLoadScene(io.ComfyNode):
             int(count) if count.isdigit() else indices(sources, "sources"),
             indices(targets, "targets") or None,
         )
-        return io.NodeOutput(loaded.photographs(chosen).movedim(1, -1), loaded.cameras[chosen + wanted])
+        cameras = loaded.cameras[chosen + wanted]
+        check_scene(cameras, len(chosen))
+        return io.NodeOutput(loaded.photographs(chosen).movedim(1, -1), cameras)
 
 
 class GLDEstimateCameras(io.ComfyNode):

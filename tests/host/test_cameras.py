@@ -214,6 +214,21 @@ def test_distances_are_shares_of_the_geometrys_depth(server, saved, estimate):
     assert plain == pytest.approx(0.5, rel=1e-4) and abs(moved - plain) > 1e-3
 
 
+def test_geometry_is_brought_to_the_units_of_the_cameras(saved, estimate):
+    """The same two photographs with cameras in units ten times smaller: a dolly goes ten times as far."""
+    prompt = estimate(2)
+    cameras = saved(prompt | {"save": save(["estimate", 0])}, "save")[0]
+    c2w = cameras.c2w.clone()
+    c2w[:, :3, 3] *= 10
+    size = {"width": cameras.width, "height": cameras.height}
+    prompt["load"] = load_json({"c2w": c2w.tolist(), "K": cameras.K.tolist(), **size})
+    for name in ("estimate", "load"):
+        prompt[f"set {name}"] = set_cameras([name, 0], "dolly", ["estimate", 2], number=1, distance=0.5)
+        prompt[f"save {name}"] = save([f"set {name}", 0])
+    steps = [(c.c2w[2] - c.c2w[0])[:3, 3].norm().item() for c in saved(prompt, "save estimate", "save load")]
+    assert steps[1] == pytest.approx(10 * steps[0], rel=1e-3)
+
+
 def test_keyframes_are_cameras_of_any_kind(saved, graph, only, scene):
     """The last keyframe goes through ComfyUI's own 3D camera; as many targets as keys are the keys."""
     prompt = only(graph(targets="1"), "scene")
@@ -310,6 +325,14 @@ def test_3d_views_round_trip(saved, cube):
     prompt["back"] = load(source="3D views", scene=["cube", 0], **infos, **size)
     prompt["save"] = save(["back", 0])
     assert same(saved(prompt, "save")[0], cube[:3], 2e-6)
+
+
+def test_a_3d_view_starts_at_the_first_camera(server, cube):
+    """Y up, looking down -Z, wherever the cameras are in their own world."""
+    prompt = {"cube": from_file("cube/binary"), "info": save(["cube", 0]), "text": show(["info", 0])}
+    info = json.loads(server.run(prompt).history["outputs"]["text"]["text"][0])
+    assert max(map(abs, info["position"].values())) < 1e-5 and info["quaternion"]["w"] == pytest.approx(1)
+    assert info["target"]["z"] < 0
 
 
 def test_depth_anything_geometry_gives_its_cameras(saved, estimate):
@@ -412,7 +435,19 @@ def test_the_preview_shows_what_no_source_has_seen(server, estimate, core, photo
     shares = [f"view {2 + view}: {mask.mean():.0%}" for view, mask in enumerate(masks)]
     assert result.history["outputs"]["report"]["text"][0].splitlines()[1:] == shares
     assert result.files("preview")[0].stat().st_size > 1000
-    assert result.files("save glb", "3d")[0].read_bytes()[:4] == b"glTF"
+    lines = glb_positions(result.files("save glb", "3d")[0], "cameras")
+    assert np.abs(lines[0]).max() < 1e-6 and (lines[1:5, 2] < 0).all(), "the first camera looks down -Z from the origin"
+
+
+def glb_positions(path: Path, mesh: str) -> np.ndarray:
+    """Vertices (P, 3) of a mesh of a GLB file."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[12:16], "little")
+    content, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
+    found = next(item for item in content["meshes"] if item["name"] == mesh)
+    accessor = content["accessors"][found["primitives"][0]["attributes"]["POSITION"]]
+    view = content["bufferViews"][accessor["bufferView"]]
+    return np.frombuffer(binary, "<f4", 3 * accessor["count"], view["byteOffset"]).reshape(-1, 3)
 
 
 def test_a_preview_of_other_photographs_is_refused(error, estimate, graph, only):

@@ -107,3 +107,16 @@ def test_eighty_views_need_little_more_memory_than_twenty(server, long_path):
     grown = (server.rss() - before) / 2**20
     print(f"80 views after 20: {grown:.0f} MiB more")
     assert grown < 150
+
+
+def test_cancel_ends_a_long_path_between_two_steps(server, only, long_path):
+    prompt_id = server.queue(only(long_path(78, 20), "save level1"))
+    value = 0
+    while value < 10:
+        message = server.messages.get(timeout=60)
+        if message["type"] == "progress":
+            value, total = message["data"]["value"], message["data"]["max"]
+    server.post("/interrupt", {})
+    after = [m["data"]["value"] for m in server.wait(prompt_id) if m["type"] == "progress"]
+    assert total == 20 * len(paths.windows(2, 80)) and max(after, default=value) < 50
+    assert "execution_interrupted" in [kind for kind, _ in server.history(prompt_id)["status"]["messages"]]
