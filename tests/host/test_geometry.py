@@ -18,10 +18,6 @@ SEED, V, H, W = 3, 6, 84, 112
 KINDS = ("released points", "points", "mesh", "textured mesh")
 
 
-def relative(found, meant):
-    return float((found - meant).norm() / meant.norm())
-
-
 @pytest.fixture(scope="module")
 def truth():
     """images, depth and cameras of TestRoom."""
@@ -183,6 +179,15 @@ def test_the_preview_is_the_file_that_goes_on(server, room, only):
     result = server.run(only(room(kind="mesh"), "save glb"))
     shown, saved = result.files("glb", "3d")[0], result.files("save glb", "3d")[0]
     assert shown.parent == server.base / "temp" and shown.read_bytes() == saved.read_bytes()
+
+
+def test_decoded_cameras_are_drawn_with_the_sources_apart(server, graph, only):
+    result = server.run(only(graph(sources="0, 5", show_cameras=True), "save glb"))
+    content, arrays = glb_arrays(result.files("save glb", "3d")[0])
+    lines = content["meshes"][-1]["primitives"][0]
+    assert lines["mode"] == 1
+    meant = torch.tensor([SOURCE_COLOR] * 10 + [TARGET_COLOR] * 20, dtype=torch.uint8)
+    assert np.allclose(arrays[lines["attributes"]["COLOR_0"]], linear_colors(meant))
 
 
 @pytest.mark.parametrize("kind", KINDS)
