@@ -80,7 +80,12 @@ class GLDExportGLB(io.ComfyNode):
         progress = host.progress_bar()
         parts: list
         if kind["kind"] == "released points":
-            points, colors = point_cloud(depth, keep, images, cameras.K, cameras.c2w, 1)
+            clouds = []
+            for view in range(len(depth)):
+                one = slice(view, view + 1)
+                clouds.append(point_cloud(depth[one], keep[one], images[one], cameras.K[one], cameras.c2w[one], 1))
+                progress(view + 1, len(depth))
+            points, colors = map(torch.cat, zip(*clouds, strict=True))
             chosen = even_subset(points, max_points)
             parts = [PointCloud(points[chosen], colors[chosen])]
         else:
