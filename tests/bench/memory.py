@@ -1,0 +1,122 @@
+"""Time and peak memory of the whole job at released size, in processes of their own, and of loading alone (Linux).
+
+    python tests/bench/memory.py [FOLDER for 6 GB of random weights]
+
+The files are as `convert` writes them, in bfloat16; 4 views of 112x84, 2 evaluations a level. "load" is compared with
+reading the same bytes. "one at a time" is what a host does that keeps a single network in memory.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from scene import scene  # noqa: E402
+
+import gld_core  # noqa: E402
+from gld_core import checkpoints  # noqa: E402
+from gld_core.pipeline import GLD, load_codec  # noqa: E402
+from gld_core.random_models import backbone_shapes, dit_shapes, head_shapes, random_weights, rgb_shapes  # noqa: E402
+
+CHANNELS = 1536
+
+
+def resident(name):
+    """Bytes. VmHWM: the most so far, mapped files included; RssAnon: now, without what the system can drop."""
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+def write(folder):
+    generator = torch.Generator().manual_seed(0)
+    head = head_shapes(CHANNELS, (96, 192, 384, 768), 128)
+    files = {
+        "backbone": backbone_shapes(768) | {f"model.head.{name}": shape for name, shape in head.items()},
+        "head": {f"decoder.{name}": shape for name, shape in head.items()},
+        "rgb": rgb_shapes(CHANNELS, 1152, 28, 4096),
+        "level1": dit_shapes(CHANNELS, (768, 2048), (28, 6), cascade=False),
+        "level0": dit_shapes(CHANNELS, (768, 2048), (28, 2), cascade=True),
+    }
+    for part, shapes in files.items():
+        path = Path(folder) / f"{checkpoints.LAYOUT['da3'][part]}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.bfloat16() for name, value in random_weights(shapes, generator).items()}
+        if part.startswith("level"):
+            weights |= {
+                name: value.float() for name, value in weights.items() if name.startswith(checkpoints.FLOAT32_NAMES)
+            }
+        save_file(weights, path)
+    for level in (0, 1):
+        path = Path(folder) / f"model_stats/da3/normalization_stats_level{level}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"mean": torch.zeros(CHANNELS), "var": torch.ones(CHANNELS)}, path)
+
+
+def read(folder):
+    for path in Path(folder).rglob("*.safetensors"):
+        with open(path, "rb", buffering=0) as file:
+            buffer = bytearray(2**24)
+            while file.readinto(buffer):
+                pass
+
+
+def load(folder):
+    return gld_core.load(folder, dtype=torch.bfloat16)
+
+
+def whole(folder):
+    gld = gld_core.load(folder, dtype=torch.bfloat16)
+    views = gld.encode_views(torch.rand(2, 3, 84, 112), scene(4, 84, 112, CHANNELS).cameras)
+    level1 = gld.sample_level1(views, steps=2)
+    level0 = gld.cascade_level0(views, level1, steps=2)
+    gld.decode_rgb(views, level1, level0)
+    gld.decode_geometry(views, level1, level0)
+    return gld
+
+
+def one_at_a_time(folder):
+    """The same, never with two diffusion models, or one of them and the codec, in memory."""
+
+    def load_model(level):
+        path = checkpoints.find(folder, "da3", f"level{level}")
+        return checkpoints.load_diffusion(path, "da3", level, dtype=torch.bfloat16)
+
+    codec = load_codec(folder, "da3", dtype=torch.bfloat16)
+    views = codec.encode_views(torch.rand(2, 3, 84, 112), scene(4, 84, 112, CHANNELS).cameras)
+    codec.networks.clear()
+    level1 = GLD(codec, load_model(1), None).sample_level1(views, steps=2)
+    level0 = GLD(codec, None, load_model(0)).cascade_level0(views, level1, steps=2)
+    codec = load_codec(folder, "da3", dtype=torch.bfloat16)
+    codec.decode_rgb(views, level1, level0)
+    codec.decode_geometry(views, level1, level0)
+
+
+JOBS = {"read": read, "load": load, "whole job": whole, "one at a time": one_at_a_time}
+
+
+def main():
+    if sys.argv[1:2] and sys.argv[1] in JOBS:
+        start = time.perf_counter()
+        kept = JOBS[sys.argv[1]](sys.argv[2])
+        seconds, most, own = time.perf_counter() - start, resident("VmHWM"), resident("RssAnon")
+        print(f"| {sys.argv[1]} | {seconds:.1f} s | {most / 1e9:.2f} GB | {own / 1e9:.2f} GB |", flush=True)
+        del kept
+        return
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as scratch:
+        write(scratch)
+        sizes = {path.stem: path.stat().st_size / 1e9 for path in Path(scratch).rglob("*.safetensors")}
+        print(", ".join(f"{name} {size:.2f} GB" for name, size in sizes.items()))
+        print("\n| job | time | peak | at the end, without mapped files |\n|---|---|---|---|", flush=True)
+        for name in ("read", "load", "read", "load", "whole job", "one at a time"):
+            subprocess.run([sys.executable, __file__, name, scratch], check=True)
+
+
+if __name__ == "__main__":
+    main()
