@@ -42,7 +42,8 @@ class Solver:
 
 
 RELEASED = Solver()
-# Half the released time; as near to the flow's end as released on random networks (tests/bench/solvers.py).
+# About half the network work of the released 49. Chosen on random networks (tests/bench/solvers.py); how its images
+# compare is not known yet.
 FAST = Solver(steps=32, order=2, guidance=(0.0, 0.97))
 
 
