@@ -159,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
         group.add_argument("--num-sources", type=int, default=2, help="this many sources, evenly spread (default 2)")
         command.add_argument("--targets", type=indices, help="target views, by index (default: all others)")
         command.add_argument("--steps", type=int, default=6 if command is small else None, help="network evaluations")
-        command.add_argument("--fast", action="store_true", help="about half the network work, and not the released result")
+        command.add_argument("--fast", action="store_true", help="half the network work, not the released result")
         command.add_argument("--cfg", type=float, default=1.5, help="guidance (default 1.5)")
         command.add_argument("--shift", type=float, help="time shift (default: the released one)")
         command.add_argument("--seed", type=int, default=0)
