@@ -97,28 +97,41 @@ def guided(
 ) -> Callable[[Tensor, float], Tensor]:
     """Velocity with classifier-free guidance v_u + cfg * (v_c - v_u), both branches in one batch.
 
-    The branches are what `MultiViewDiT.prepare` returns; unconditional None: no guidance.
+    The branches are what `MultiViewDiT.prepare` returns; unconditional None: no guidance. Where memory does not allow
+    the batch, the branches are evaluated one after the other from then on.
     """
-    both = conditional
+    given = {"conditional": conditional}
     if unconditional is not None:
-        both = {
+        given["unconditional"] = unconditional
+        given["both"] = {
             name: torch.cat([unconditional[name], value]) if isinstance(value, Tensor) else value
             for name, value in conditional.items()
         }
-    shared: dict[str, Tensor] = {}
-    uses = 0
+    shared: dict[str, dict[str, Tensor]] = {}
+    uses, batched = 0, True
+
+    def evaluate(x: Tensor, t: float, name: str) -> Tensor:
+        B = 2 if name == "both" else 1
+        # A number, so that a GPU is never waited for.
+        times = x.new_full((B,), t)
+        return network(x.expand(B, *x.shape[1:]), times, **given[name], shared=shared[name]).float()
 
     def velocity(x: Tensor, t: float) -> Tensor:
-        nonlocal shared, uses
-        branches = 2 if unconditional is not None and solver.guidance[0] <= t <= solver.guidance[1] else 1
-        if uses % solver.share == 0 or len(shared["encoded"]) != branches:
-            shared, uses = {}, 0
-        uses += 1
-        # A number, so that a GPU is never waited for.
-        times = x.new_full((branches,), t)
-        given = both if branches == 2 else conditional
-        v = network(x.expand(branches, *x.shape[1:]), times, **given, shared=shared).float()
-        if branches == 1:
+        nonlocal shared, uses, batched
+        guide = unconditional is not None and solver.guidance[0] <= t <= solver.guidance[1]
+        while True:
+            names = ["conditional"] if not guide else ["both"] if batched else ["unconditional", "conditional"]
+            if uses % solver.share == 0 or list(shared) != names:
+                shared, uses = {name: {} for name in names}, 0
+            uses += 1
+            try:
+                v = torch.cat([evaluate(x, t, name) for name in names])
+                break
+            except torch.cuda.OutOfMemoryError:
+                if names != ["both"]:
+                    raise
+                batched = False
+        if not guide:
             return v
         v_u, v_c = v.chunk(2)
         return v_u + cfg * (v_c - v_u)

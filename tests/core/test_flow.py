@@ -87,3 +87,20 @@ def test_an_evaluation_is_one_graph(gld, views):
     compiled = gld.sample_level1(views, steps=2)
     gld.diffusion[1] = eager
     torch.testing.assert_close(compiled, meant, rtol=0, atol=1e-5)
+
+
+def test_guidance_goes_on_one_branch_at_a_time_where_memory_is_short():
+    batches = []
+
+    def network(x, t, scale, shared):
+        batches.append(len(x))
+        if len(x) == 2:
+            raise torch.cuda.OutOfMemoryError
+        return scale * x
+
+    x = torch.ones(1, 1)
+    short = flow.guided(network, {"scale": torch.tensor([[2.0]])}, {"scale": torch.tensor([[3.0]])}, 1.5)
+    assert short(x, 0.5) == short(x, 0.4) == 2 + 1.5 * (3 - 2)
+    assert batches == [2, 1, 1, 1, 1]
+    alone = flow.guided(network, None, {"scale": torch.tensor([[3.0]])}, 1.0)
+    assert alone(x, 0.5) == 3
