@@ -124,6 +124,31 @@ def plan_windows(views: host.PhotographedViews, window: int, overlap: int, close
     return windows(len(views.level1), V, window, overlap, closed)
 
 
+def sample_views(
+    level: int,
+    model,
+    views: host.PhotographedViews,
+    level1: dict | None,
+    seed,
+    steps,
+    cfg,
+    sampler_name,
+    scheduler,
+    shift=0.0,
+    window=WINDOW,
+    overlap=OVERLAP,
+    closed=False,
+) -> io.NodeOutput:
+    """The LATENT of a level, with the plan of its windows for the decoders. level1: for the cascade."""
+    host.check_model(model, views, level)
+    if level1 is not None:
+        checked(level1, views, 1, "level1")
+    plan = plan_windows(views, window, overlap, closed)
+    given = None if level1 is None else level1["samples"]
+    samples = host.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift)
+    return io.NodeOutput({"samples": samples, "gld_level": level, "gld_windows": plan})
+
+
 class GLDSampleLevel1(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -142,25 +167,8 @@ class GLDSampleLevel1(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model,
-        views,
-        seed,
-        steps,
-        cfg,
-        sampler_name,
-        scheduler,
-        shift=0.0,
-        window=WINDOW,
-        overlap=OVERLAP,
-        closed=False,
-    ):
-        host.check_model(model, views, 1)
-        plan = plan_windows(views, window, overlap, closed)
-        given = None
-        samples = host.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift)
-        return io.NodeOutput({"samples": samples, "gld_level": 1, "gld_windows": plan})
+    def execute(cls, model, views, **settings):
+        return sample_views(1, model, views, None, **settings)
 
 
 class GLDCascadeLevel0(io.ComfyNode):
@@ -182,27 +190,8 @@ class GLDCascadeLevel0(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        model,
-        views,
-        level1,
-        seed,
-        steps,
-        cfg,
-        sampler_name,
-        scheduler,
-        shift=0.0,
-        window=WINDOW,
-        overlap=OVERLAP,
-        closed=False,
-    ):
-        host.check_model(model, views, 0)
-        checked(level1, views, 1, "level1")
-        plan = plan_windows(views, window, overlap, closed)
-        given = level1["samples"]
-        samples = host.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift)
-        return io.NodeOutput({"samples": samples, "gld_level": 0, "gld_windows": plan})
+    def execute(cls, model, views, level1, **settings):
+        return sample_views(0, model, views, level1, **settings)
 
 
 class GLDConditioning(io.ComfyNode):
