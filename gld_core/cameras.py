@@ -14,6 +14,10 @@ from torch import Tensor
 
 # Where a principal point may lie, as a share of the image's sides: that of half or twice the size lies outside.
 PRINCIPAL_RANGE = (0.3, 0.7)
+# Focal lengths as a share of the image's sides: fields of view from 179.9 down to 0.06 degrees.
+FOCAL_RANGE = (1e-3, 1e3)
+# Pixels of an image's longer side.
+MAX_SIDE = 65536
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class Cameras:
 
     def check(self) -> None:
         """Raise ValueError, naming the view and the cure, unless every camera is one a network can be given."""
+        if not (0 < self.width <= MAX_SIDE and 0 < self.height <= MAX_SIDE):
+            raise ValueError(
+                f"The cameras are for images of {self.width}x{self.height}; give width and height in pixels, from 1 to "
+                f"{MAX_SIDE}."
+            )
         for name, value in (("pose", self.c2w), ("K", self.K)):
             bad = ~torch.isfinite(value).flatten(1).all(dim=1)
             if bad.any():
@@ -72,6 +81,16 @@ class Cameras:
             fx, fy, (cx, cy) = self.K[view, 0, 0], self.K[view, 1, 1], self.K[view, :2, 2]
             if fx <= 0 or fy <= 0:
                 raise ValueError(f"K of view {view} has a focal length of 0 or below; give focal lengths in pixels.")
+            if (self.K[view, 2] - torch.tensor([0.0, 0.0, 1.0])).abs().max() > 1e-4 or self.K[view, 1, 0] != 0:
+                raise ValueError(
+                    f"K of view {view} is not [[fx, skew, cx], [0, fy, cy], [0, 0, 1]]; transpose or fix it."
+                )
+            low, high = FOCAL_RANGE
+            if not (low <= fx / self.width <= high and low <= fy / self.height <= high):
+                raise ValueError(
+                    f"K of view {view} has focal lengths of {fx:.4g} and {fy:.4g} for a {self.width}x{self.height} "
+                    "image, which no lens has; give focal lengths in pixels."
+                )
             low, high = PRINCIPAL_RANGE
             if not (low <= cx / self.width <= high and low <= cy / self.height <= high):
                 raise ValueError(

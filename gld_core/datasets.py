@@ -8,21 +8,12 @@ import torch
 from torch import Tensor
 
 from .cameras import Cameras
-from .export import atomic_folder, write_ply, write_png, write_transforms
+from .export import atomic_folder, check_names, write_ply, write_png, write_transforms
 from .formats import write_colmap
 from .fusion import PointCloud, even_subset, observations
 
 # As many as a sparse reconstruction has; trainers take each for a Gaussian.
 SPARSE_POINTS = 100_000
-
-
-def check_names(names: Sequence[str], views: int) -> None:
-    """ValueError unless there is a name per view, each its own and a plain file name."""
-    if len(names) != views:
-        raise ValueError(f"There are {len(names)} names for {views} views; give one each.")
-    for place, name in enumerate(names):
-        if name in names[:place] or name in ("", ".", "..") or set(name) & set('/\\:*?"<>|\0'):
-            raise ValueError(f"The view name {name!r} is given twice or is no plain file name; choose another.")
 
 
 def write_colmap_dataset(

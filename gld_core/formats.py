@@ -10,6 +10,7 @@ for what a pinhole camera without skew cannot be, and for images of more than on
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -51,11 +52,29 @@ def pose(value: Any, what: str) -> Tensor:
     """Nested lists or an array of 4x4 or 3x4 -> (4, 4) float64. `what` names it in the ValueError."""
     try:
         matrix = torch.as_tensor(np.asarray(value, dtype=np.float64))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{what} is not a matrix of numbers; give 4x4.") from None
     if tuple(matrix.shape) not in ((4, 4), (3, 4)):
         raise ValueError(f"{what} has shape {tuple(matrix.shape)}; give 4x4.")
     return torch.cat([matrix[:3], torch.tensor([[0.0, 0, 0, 1]], dtype=torch.float64)])
+
+
+def number(value: Any, what: str) -> float:
+    """ValueError, which `what` begins, unless the value is a finite number or the text of one."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{what} is {str(value)[:40]!r}; give a finite number.")
+    return found
+
+
+def inverse(matrix: Tensor, what: str) -> Tensor:
+    """(4, 4) -> (4, 4). ValueError, which `what` begins, where there is none."""
+    if not 1e-12 < abs(torch.linalg.det(matrix)) < math.inf:
+        raise ValueError(f"{what} has no inverse; give a matrix of a rotation and a translation.")
+    return torch.linalg.inv(matrix)
 
 
 def assemble(what: str, c2w: Sequence[Tensor], K: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> Cameras:
@@ -102,10 +121,15 @@ def without_skew(what: str, K: Tensor) -> list[tuple[float, float, float, float]
 
 
 def load_json(path: Path) -> Any:
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+    """ValueError, which `what` begins, where the text is not JSON, or not such as a machine would write."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); export it again.") from None
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is not JSON ({error}); export it again, or correct it.") from None
 
 
 def read_cameras(
@@ -129,7 +153,7 @@ def read_cameras(
         raise ValueError(f"{path} does not exist; give a file or folder of cameras.")
     if path.suffix.lower() == ".txt":
         if height is None or width is None:
-            raise ValueError(f"{path} holds intrinsics as shares of the image; say how large the image is.")
+            raise ValueError(f"{path} holds intrinsics as shares of the image; give 'width' and 'height' in pixels.")
         return read_realestate10k(path, height, width)
     content = load_json(path)
     if isinstance(content, dict) and "frames" in content:
@@ -154,24 +178,30 @@ def read_transforms(path: str | Path, ignore_distortion: bool = False) -> tuple[
         raise ValueError(f"{path} has no list of frames; it is no nerfstudio transforms.json.")
     undo = torch.eye(4, dtype=torch.float64)
     if "applied_transform" in content:
-        undo = torch.linalg.inv(pose(content["applied_transform"], f"applied_transform of {path}"))
+        what = f"applied_transform of {path}"
+        undo = inverse(pose(content["applied_transform"], what), what)
     poses, intrinsics, sizes, names = [], [], [], []
-    for number, frame in enumerate(frames):
-        name = str(frame.get("file_path", f"frame_{number:05d}"))
-        what = f"{path}: {name}"
+    for place, frame in enumerate(frames):
+        name = str(frame.get("file_path", f"frame_{place:05d}"))
+        what = f"{path}: {name[:200]}"
         merged = {**content, **frame}
         if merged.get("camera_model", "OPENCV") not in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL"):
-            raise ValueError(f"{what} has the camera model {merged['camera_model']}; give undistorted pinhole images.")
-        coefficients = {key: float(merged.get(key, 0)) for key in ("k1", "k2", "k3", "k4", "p1", "p2")}
+            raise ValueError(
+                f"{what} has the camera model {str(merged['camera_model'])[:40]}; give undistorted pinhole images."
+            )
+        coefficients = {
+            key: number(merged.get(key, 0), f"{what}: {key}") for key in ("k1", "k2", "k3", "k4", "p1", "p2")
+        }
         check_distortion(what, coefficients, ignore_distortion)
         if "w" not in merged or "h" not in merged:
             raise ValueError(f"{what} has no image size (w, h); add it to the file.")
-        width, height = float(merged["w"]), float(merged["h"])
-        fx = focal(merged, "x", width) or focal(merged, "y", height)
-        fy = focal(merged, "y", height) or fx
+        width, height = number(merged["w"], f"{what}: w"), number(merged["h"], f"{what}: h")
+        fx = focal(merged, "x", width, what) or focal(merged, "y", height, what)
+        fy = focal(merged, "y", height, what) or fx
         if fx is None or fy is None:
             raise ValueError(f"{what} has no focal length (fl_x or camera_angle_x); add it to the file.")
-        K = pinhole(fx, fy, float(merged.get("cx", width / 2)), float(merged.get("cy", height / 2)))
+        cx, cy = (number(merged.get(key, side / 2), f"{what}: {key}") for key, side in (("cx", width), ("cy", height)))
+        K = pinhole(fx, fy, cx, cy)
         if "transform_matrix" not in frame:
             raise ValueError(f"{what} has no transform_matrix; leave that frame out.")
         poses.append(undo @ pose(frame["transform_matrix"], f"transform_matrix of {what}") @ OPENGL)
@@ -181,13 +211,16 @@ def read_transforms(path: str | Path, ignore_distortion: bool = False) -> tuple[
     return assemble(str(path), poses, intrinsics, sizes), names
 
 
-def focal(values: Mapping[str, Any], axis: str, side: float) -> float | None:
+def focal(values: Mapping[str, Any], axis: str, side: float, what: str) -> float | None:
     """Pixels, from fl_x or the field of view camera_angle_x (radians) of nerfstudio and its forebears."""
     if f"fl_{axis}" in values:
-        return float(values[f"fl_{axis}"])
-    if f"camera_angle_{axis}" in values:
-        return side / 2 / math.tan(float(values[f"camera_angle_{axis}"]) / 2)
-    return None
+        return number(values[f"fl_{axis}"], f"{what}: fl_{axis}")
+    if f"camera_angle_{axis}" not in values:
+        return None
+    angle = number(values[f"camera_angle_{axis}"], f"{what}: camera_angle_{axis}")
+    if not 1e-6 < angle < math.pi:
+        raise ValueError(f"{what}: camera_angle_{axis} is {angle:.4g}; give radians between 0 and pi.")
+    return side / 2 / math.tan(angle / 2)
 
 
 # COLMAP: https://colmap.github.io/format.html
@@ -233,7 +266,7 @@ def read_colmap(path: str | Path, ignore_distortion: bool = False) -> tuple[Came
         w, x, y, z = quaternion
         w2c[:3, :3] = quaternion_to_rotation(torch.tensor([x, y, z, w], dtype=torch.float64))
         w2c[:3, 3] = torch.tensor(translation, dtype=torch.float64)
-        poses.append(torch.linalg.inv(w2c))
+        poses.append(inverse(w2c, f"{folder}: the pose of {name}"))
         intrinsics.append(pinhole(*(parameters[i] for i in places)))
         sizes.append((height, width))
         names.append(name)
@@ -259,7 +292,8 @@ def colmap_text(folder: Path) -> tuple[dict[int, ColmapCamera], list[ColmapImage
         for line in lines:
             _, *values, number, name = line.split(maxsplit=9)
             qw, qx, qy, qz, *translation = (float(value) for value in values)
-            images.append((name, (qw, qx, qy, qz), tuple(translation), int(number)))
+            tx, ty, tz = translation
+            images.append((name, (qw, qx, qy, qz), (tx, ty, tz), int(number)))
     except ValueError:
         raise ValueError(f"{path} has a line that cannot be read: {line[:80]!r}; export it again.") from None
     return cameras, images
@@ -267,7 +301,7 @@ def colmap_text(folder: Path) -> tuple[dict[int, ColmapCamera], list[ColmapImage
 
 def data_lines(path: Path, every: int = 1) -> Iterator[str]:
     """Lines with something in them other than a comment; of groups of `every` lines the first, the others unread."""
-    lines = iter(path.read_text(encoding="utf-8").splitlines())
+    lines = iter(path.read_text(encoding="utf-8", errors="replace").splitlines())
     for line in lines:
         if line.strip() and not line.startswith("#"):
             yield line.strip()
@@ -282,6 +316,13 @@ def unpack(file: BinaryIO, layout: str) -> tuple:
     if len(data) < size:
         raise EOFError
     return struct.unpack("<" + layout, data)
+
+
+def skip(file: BinaryIO, size: int) -> None:
+    """EOFError where the file ends before."""
+    if file.tell() + size > os.fstat(file.fileno()).st_size:
+        raise EOFError
+    file.seek(size, os.SEEK_CUR)
 
 
 def colmap_binary(folder: Path) -> tuple[dict[int, ColmapCamera], list[ColmapImage]]:
@@ -307,8 +348,8 @@ def colmap_binary(folder: Path) -> tuple[dict[int, ColmapCamera], list[ColmapIma
                 label = b""
                 while (letter := unpack(file, "c")[0]) != b"\0":
                     label += letter
-                images.append((label.decode("utf-8"), tuple(values[:4]), tuple(values[4:]), number))
-                file.seek(24 * unpack(file, "Q")[0], 1)
+                images.append((label.decode("utf-8", "replace"), tuple(values[:4]), tuple(values[4:]), number))
+                skip(file, 24 * unpack(file, "Q")[0])
     except EOFError:
         raise ValueError(f"{path} ends before its content does; it is cut short: export it again.") from None
     return cameras, images
@@ -327,14 +368,17 @@ def read_colmap_points(path: str | Path) -> tuple[Tensor, Tensor]:
                     _, x, y, z, r, g, b, _ = unpack(file, "Q3d3Bd")
                     xyz.append((x, y, z))
                     rgb.append((r, g, b))
-                    file.seek(8 * unpack(file, "Q")[0], 1)
+                    skip(file, 8 * unpack(file, "Q")[0])
         except EOFError:
             raise ValueError(f"{binary} ends before its content does; it is cut short: export it again.") from None
     elif text.is_file():
         for line in data_lines(text):
-            values = line.split()
-            xyz.append(tuple(float(value) for value in values[1:4]))
-            rgb.append(tuple(int(value) for value in values[4:7]))
+            try:
+                _, x, y, z, r, g, b, *_ = line.split()
+                xyz.append((float(x), float(y), float(z)))
+                rgb.append(tuple(bytes([int(r), int(g), int(b)])))
+            except ValueError:
+                raise ValueError(f"{text} has a line that cannot be read: {line[:80]!r}; export it again.") from None
     else:
         raise ValueError(f"{folder} has no points3D.bin or points3D.txt; export the model with its points.")
     return torch.tensor(xyz).view(-1, 3).float(), torch.tensor(rgb, dtype=torch.uint8).view(-1, 3)
@@ -431,19 +475,19 @@ def read_realestate10k(path: str | Path, height: int, width: int) -> tuple[Camer
     """
     path = Path(path)
     poses, intrinsics, names = [], [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for place, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         values = line.split()
-        if not values or (number == 1 and len(values) == 1):
+        if not values or (place == 1 and len(values) == 1):
             continue
         try:
             timestamp, *rest = values
             fx, fy, cx, cy, _, _, *w2c = (float(value) for value in rest)
-            matrix = pose(np.reshape(w2c, (3, 4)), f"line {number}")
+            matrix = pose(np.reshape(w2c, (3, 4)), f"line {place}")
         except ValueError:
             raise ValueError(
-                f"{path}, line {number}, is not a timestamp and 18 numbers; it is no RealEstate10K camera file."
+                f"{path}, line {place}, is not a timestamp and 18 numbers; it is no RealEstate10K camera file."
             ) from None
-        poses.append(torch.linalg.inv(matrix))
+        poses.append(inverse(matrix, f"{path}: the pose in line {place}"))
         intrinsics.append(pinhole(fx * width, fy * height, cx * width, cy * height))
         names.append(timestamp)
     return assemble(str(path), poses, intrinsics, [(height, width)] * len(poses)), names
@@ -462,15 +506,15 @@ def parse_matrices(
     "width", "height": of the image, here or as arguments; "names": optional.
     """
     if not isinstance(content, dict) or ("c2w" in content) == ("w2c" in content):
-        raise ValueError(f"{what} is not an object with either 'c2w' or 'w2c', a list of 4x4 matrices.")
+        raise ValueError(f"{what} holds no cameras; give an object with 'c2w' or 'w2c', a list of 4x4, and 'K'.")
     kind = "c2w" if "c2w" in content else "w2c"
     known = {kind, "K", "axes", "width", "height", "names"}
     for key in content:
         if key not in known:
-            raise ValueError(f"{what} has an entry {key!r}; it may have {', '.join(sorted(known))}.")
+            raise ValueError(f"{what} has an entry {key[:40]!r}; it may have {', '.join(sorted(known))}.")
     axes = content.get("axes", "opencv")
     if axes not in ("opencv", "opengl"):
-        raise ValueError(f"{what} has axes {axes!r}; choose 'opencv' or 'opengl'.")
+        raise ValueError(f"{what} has axes {str(axes)[:40]!r}; choose 'opencv' or 'opengl'.")
     height, width = content.get("height", height), content.get("width", width)
     if not isinstance(height, int) or not isinstance(width, int):
         raise ValueError(f"{what} does not say how large the image is; add 'width' and 'height' in pixels.")
@@ -480,22 +524,20 @@ def parse_matrices(
     for view, value in enumerate(content[kind]):
         matrix = pose(value, f"{what}: {kind} {view}")
         if kind == "w2c":
-            if abs(torch.linalg.det(matrix)) < 1e-6:
-                raise ValueError(f"{what}: w2c {view} has no inverse; give world-to-camera matrices.")
-            matrix = torch.linalg.inv(matrix)
+            matrix = inverse(matrix, f"{what}: w2c {view}")
         # OpenGL's camera axes are on the camera's side of either matrix.
         poses.append(matrix @ OPENGL if axes == "opengl" else matrix)
     try:
         K = torch.as_tensor(np.asarray(content.get("K"), dtype=np.float64))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         K = torch.empty(0)
     if K.ndim == 2:
         K = K.expand(len(poses), *K.shape)
     if tuple(K.shape) != (len(poses), 3, 3):
-        raise ValueError(f"{what}: 'K' is not one 3x3 matrix, or {len(poses)} of them, as there are poses.")
+        raise ValueError(f"{what}: 'K' has to be one 3x3 matrix in pixels, or a list of {len(poses)}, one per pose.")
     names = content.get("names", [f"view_{view:02d}" for view in range(len(poses))])
     if not isinstance(names, list) or len(names) != len(poses):
-        raise ValueError(f"{what}: 'names' is not a list of {len(poses)} names, as there are poses.")
+        raise ValueError(f"{what}: 'names' has to be a list of {len(poses)} names, one per pose.")
     return assemble(what, poses, list(K), [(height, width)] * len(poses)), [str(name) for name in names]
 
 
@@ -516,6 +558,8 @@ def read_load3d(
     poses, intrinsics, names = [], [], []
     for view, info in enumerate(infos):
         what = f"3D camera {view}"
+        if not isinstance(info, Mapping):
+            raise ValueError(f"{what} is none; take it from a 3D node's camera output.")
         if str(info.get("cameraType", "perspective")).lower().startswith("ortho"):
             raise ValueError(f"{what} is orthographic; switch the 3D view to a perspective camera.")
         position = vector(info, "position", what)
@@ -525,24 +569,24 @@ def read_load3d(
         else:
             matrix[:3, :3] = upright(position, vector(info, "target", what), what)
         matrix[:3, 3] = position
-        fov = float(info.get("fov") or LOAD3D_FOV)
-        if not 0 < fov < 180:
+        fov = number(info.get("fov") or LOAD3D_FOV, f"The fov of {what}")
+        if not 1e-6 < fov < 180:
             raise ValueError(f"{what} has a field of view of {fov} degrees; give one between 0 and 180.")
-        fy = height / 2 / math.tan(math.radians(fov) / 2) * float(info.get("zoom") or 1)
-        middle = info.get("principal_point", {"x": 0.5, "y": 0.5})
-        fx = fy * float(info.get("pixel_aspect", 1))
-        intrinsics.append(pinhole(fx, fy, width * float(middle["x"]), height * float(middle["y"])))
+        fy = height / 2 / math.tan(math.radians(fov) / 2) * number(info.get("zoom") or 1, f"The zoom of {what}")
+        fx = fy * number(info.get("pixel_aspect", 1), f"The pixel_aspect of {what}")
+        middle = vector({"principal_point": {"x": 0.5, "y": 0.5}, **info}, "principal_point", what, "xy").tolist()
+        intrinsics.append(pinhole(fx, fy, width * middle[0], height * middle[1]))
         poses.append(torch.linalg.inv(world.double()) @ matrix @ OPENGL)
         names.append(f"camera_{view:02d}")
     return assemble("The list of 3D cameras", poses, intrinsics, [(height, width)] * len(poses)), names
 
 
 def vector(info: Mapping[str, Any], key: str, what: str, axes: str = "xyz") -> Tensor:
-    """float64 from {"x": ..., ...}. ValueError where it is missing."""
+    """float64 from {"x": ..., ...}. ValueError where it is missing or not of finite numbers."""
     value = info.get(key)
     if not isinstance(value, Mapping) or any(axis not in value for axis in axes):
         raise ValueError(f"{what} has no {key} ({', '.join(axes)}); take it from a 3D node's camera output.")
-    return torch.tensor([float(value[axis]) for axis in axes], dtype=torch.float64)
+    return torch.tensor([number(value[axis], f"The {key} of {what}") for axis in axes], dtype=torch.float64)
 
 
 def upright(position: Tensor, target: Tensor, what: str) -> Tensor:
@@ -591,11 +635,16 @@ def read_da3_geometry(geometry: Mapping[str, Any]) -> tuple[Cameras, list[str]]:
 
     The core's own node may leave K in pixels of the size that the network worked at. Its principal points are that
     size's exact middle, a multiple of 14; such a K is scaled to the depth's size. Raises ValueError where there are no
-    cameras, as from a single-view model.
+    cameras, as from a single-view model, or tensors of other shapes.
     """
     what = "The DA3_GEOMETRY"
     if "extrinsics" not in geometry or "intrinsics" not in geometry:
         raise ValueError(f"{what} holds no cameras; use a multi-view Depth Anything 3 model.")
+    for name, (dimensions, last) in {"depth": (3, ()), "extrinsics": (4, (4,)), "intrinsics": (4, (3, 3))}.items():
+        value = geometry.get(name)
+        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+        if len(shape) != dimensions or shape[dimensions - len(last) :] != last or not all(shape):
+            raise ValueError(f"{what} has {name} of shape {shape}; take it from a multi-view Depth Anything 3 node.")
     w2c, K = geometry["extrinsics"][0].double().cpu(), geometry["intrinsics"][0].double().cpu().clone()
     S, height, width = geometry["depth"].shape[:3]
     if len(w2c) != S or len(K) != S:
@@ -607,5 +656,8 @@ def read_da3_geometry(geometry: Mapping[str, Any]) -> tuple[Cameras, list[str]]:
         K[:, :2] *= (middle / K[0, :2, 2])[None, :, None]
     elif not ((K[:, :2, 2] / (2 * middle) - 0.5).abs() <= 0.5 - PRINCIPAL_RANGE[0]).all():
         raise ValueError(f"{what} has intrinsics of another image size than its depth of {width}x{height}; scale K.")
-    c2w = [torch.linalg.inv(pose(matrix, f"extrinsic {view} of the DA3_GEOMETRY")) for view, matrix in enumerate(w2c)]
+    c2w = []
+    for view, matrix in enumerate(w2c):
+        name = f"extrinsic {view} of the DA3_GEOMETRY"
+        c2w.append(inverse(pose(matrix, name), name))
     return assemble(what, c2w, list(K), [(height, width)] * S), [f"view_{view:02d}" for view in range(S)]

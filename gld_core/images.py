@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 PATCH = 14
@@ -22,8 +22,11 @@ def read_image(path: str | Path) -> Tensor:
     """Photograph file -> (3, H, W) float32 in [0, 1].
 
     The EXIF orientation is applied, transparency is composited over white, grey becomes RGB, 16-bit grey keeps its
-    precision, and of an animation the first frame is read. Raises ValueError naming the file where it cannot be read.
+    precision, and of an animation the first frame is read. Raises ValueError naming the file where it cannot be read,
+    FileNotFoundError where there is none.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing, or no file; put the picture there.")
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
@@ -34,9 +37,8 @@ def read_image(path: str | Path) -> Tensor:
                 pixels = rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
             else:
                 pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    except FileNotFoundError:
-        raise
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    # A damaged file surfaces as any of a dozen types.
+    except Exception as error:
         raise ValueError(
             f"{path} cannot be read as a picture ({error}); save it again as PNG, JPEG or WebP."
         ) from error

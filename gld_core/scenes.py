@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .cameras import PRINCIPAL_RANGE, Cameras
-from .export import write_npz, write_png
+from .export import check_names, write_npz, write_png
 from .images import EXTENSIONS, fit, fitting_size, read_image
 
 
@@ -44,18 +44,20 @@ class Scene:
 
 def natural_order(name: str) -> list[tuple[bool, int, str]]:
     """Sort key under which frame_2 comes before frame_10."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name.lower())]
+    # Python converts no more than 4300 digits.
+    return [
+        (not part.isdecimal(), int(part[-4000:]) if part.isdecimal() else 0, part)
+        for part in re.split(r"(\d+)", name.lower())
+    ]
 
 
 def read_camera(path: Path) -> tuple[Tensor, Tensor]:
     """.npz -> pose (4, 4), intrinsic (3, 3), float32. Raises ValueError naming the file and what is wrong with it."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; every picture of a scene needs its camera there (pose, intrinsic).")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name], dtype=np.float32) for name in ("pose", "intrinsic") if name in file}
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path} is missing; every picture of a scene needs its camera there (pose, intrinsic)."
-        ) from None
     except Exception as error:  # a damaged archive surfaces as any of a dozen types
         raise ValueError(f"{path} cannot be read as an .npz of arrays ({error}); write it with numpy.savez.") from error
     for name, shape in (("pose", (4, 4)), ("intrinsic", (3, 3))):
@@ -130,6 +132,7 @@ def read_scene(folder: str | Path, long_side: int = 504) -> Scene:
 def write_scene(folder: str | Path, images: Tensor, cameras: Cameras, names: Sequence[str] | None = None) -> None:
     """(V, 3, H, W) images in [0, 1] and their cameras -> PNG and .npz files that `read_scene` reads."""
     names = names or [f"frame_{view:05d}" for view in range(len(cameras))]
+    check_names(names, len(cameras))
     for name, image, pose, K in zip(names, images, cameras.c2w, cameras.K, strict=True):
         write_png(Path(folder) / f"{name}.png", image)
         write_npz(Path(folder) / f"{name}.npz", pose=pose, intrinsic=K)

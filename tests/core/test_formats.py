@@ -295,10 +295,13 @@ def colmap_with(folder, camera="1 PINHOLE 98 70 80 80 49 35", image="1 1 0 0 0 0
             ),
             r"images of 98x70 \(view 0\) and of 50x70 \(view 4\)",
         ),
-        (lambda f: read_cameras(write_json(f / "t.json", [1])), "not an object with either 'c2w' or 'w2c'"),
+        (lambda f: read_cameras(write_json(f / "t.json", [1])), "holds no cameras; give an object with 'c2w' or 'w2c'"),
         (lambda f: parse_matrices({"c2w": [[1, 2]], "K": [], "width": 9, "height": 9}), "c2w 0 has shape"),
         (lambda f: parse_matrices({"c2w": C2W.tolist(), "K": K.tolist()}), "does not say how large"),
-        (lambda f: parse_matrices({"c2w": C2W.tolist(), "K": K[:2].tolist()}, 70, 98), "one 3x3 matrix, or 4 of them"),
+        (
+            lambda f: parse_matrices({"c2w": C2W.tolist(), "K": K[:2].tolist()}, 70, 98),
+            "one 3x3 matrix in pixels, or a list of 4",
+        ),
         (lambda f: parse_matrices({"c2w": C2W.tolist(), "k": 1}, 70, 98), "has an entry 'k'"),
         (
             lambda f: parse_matrices({"c2w": (C2W @ np.diag([1, 1, -1, 1])).tolist(), "K": K.tolist()}, 70, 98),

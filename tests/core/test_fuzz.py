@@ -1,0 +1,483 @@
+"""Damaged and absurd inputs: each is right, or refused in one sentence before work starts. Seeded, so cases repeat."""
+
+import copy
+import json
+import math
+import os
+import random
+import signal
+import struct
+import zipfile
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import gld_core
+from gld_core import checkpoints, formats, motions
+from gld_core.cameras import Cameras, camera_map, check_scene
+from gld_core.datasets import write_nerfstudio_dataset
+from gld_core.export import write_transforms
+from gld_core.fusion import PointCloud
+from gld_core.pipeline import conditions
+from gld_core.random_models import dit_shapes, random_weights
+from gld_core.render import render_scene
+from gld_core.scenes import read_scene, write_scene
+
+NUMBERS = (math.nan, math.inf, -math.inf, 0.0, 1e-30, 1e30, -1e30, 1e38, 1e300, 1e5, -3.0)
+JUNK = (None, True, "x", "", "..", "a\0b", "²", [], {}, [[]], {"x": 1}, 2**63, -(2**70), 10**400, *NUMBERS)
+
+
+@contextmanager
+def at_most(seconds: int):
+    """AssertionError in a call that does not come back."""
+
+    def late(*_):
+        raise AssertionError(f"no answer after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def answer(case, call, *arguments, **named):
+    """What the call gives, or None where it refuses in a sentence; AssertionError for any other end."""
+    try:
+        with at_most(60):
+            return call(*arguments, **named)
+    except Exception as error:
+        sentence = str(error)
+        kind = type(error) in (ValueError, FileNotFoundError)
+        assert kind and "\n" not in sentence and len(sentence) < 700, f"case {case}: {error!r}"
+        assert sentence.endswith((".", ".)")), f"case {case}: {sentence}"
+        return None
+
+
+def damaged(choose: random.Random, data: bytes) -> bytes:
+    """Up to ten bytes changed, cut out, put in, or all that follows cut off."""
+    out = bytearray(data)
+    for _ in range(choose.choice((1, 1, 1, 3, 10))):
+        at = choose.randrange(len(out) or 1)
+        kind = choose.randrange(4)
+        if kind == 0 and out:
+            out[at] = choose.randrange(256)
+        elif kind == 1:
+            del out[at : at + choose.choice((1, 5, 40, len(out)))]
+        else:
+            bits = (b"-", b"9" * 5000, b"nan ", b"1e999 ", b"[" * 9999, b"{", b"\0", b"\n", b" ", b"\xff" * 8, b"\xb2")
+            out[at:at] = choose.choice(bits)
+    return bytes(out)
+
+
+def places(value, path=()):
+    """Paths of everything in nested lists and dicts."""
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in inside:
+        yield from places(inner, (*path, key))
+
+
+def altered(choose: random.Random, value):
+    """A copy in which one part, at any depth, is left out, doubled or something else."""
+    value = copy.deepcopy(value)
+    depth = choose.randrange(1, 6)
+    found = list(places(value))
+    *path, key = choose.choice([p for p in found if len(p) == depth] or found[1:])
+    parent = value
+    for step in path:
+        parent = parent[step]
+    kind = choose.randrange(4)
+    if kind == 0:
+        del parent[key]
+    elif kind == 1 and isinstance(parent, list):
+        parent.insert(key, parent[key])
+    else:
+        parent[key] = choose.choice(JUNK)
+    return value
+
+
+def usable(cameras: Cameras) -> bool:
+    """Whether a network can be given them."""
+    return bool(torch.isfinite(camera_map(cameras, 1)).all()) if cameras.height * cameras.width < 10**6 else True
+
+
+# Cameras of other programs
+
+
+@pytest.fixture(scope="module")
+def room():
+    return render_scene(0, 4, 28, 42)
+
+
+@pytest.fixture(scope="module")
+def files(room, tmp_path_factory):
+    """The room's cameras in every format, by name."""
+    folder, (_, _, cameras) = tmp_path_factory.mktemp("cameras"), room
+    names = [f"view_{view}.png" for view in range(4)]
+    xyz, rgb = torch.rand(5, 3), torch.zeros(5, 3, dtype=torch.uint8)
+    for name, binary in (("binary", True), ("text", False)):
+        formats.write_colmap(folder / name, cameras, names, xyz, rgb, binary)
+    write_transforms(folder / "transforms.json", cameras, [{"file_path": name} for name in names])
+    matrices = {"c2w": cameras.c2w.tolist(), "K": cameras.K.tolist(), "width": 42, "height": 28, "names": names}
+    (folder / "matrices.json").write_text(json.dumps(matrices))
+    lines = ["https://example.org"]
+    for view, matrix in enumerate(cameras.w2c.tolist()):
+        lines.append(" ".join(map(str, [view, 1.0, 1.5, 0.5, 0.5, 0, 0, *sum(matrix[:3], [])])))
+    (folder / "realestate10k.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["transforms.json", "matrices.json", "realestate10k.txt", "binary", "text"])
+def test_damaged_camera_files(files, tmp_path, name):
+    for case in range(80):
+        choose = random.Random(case)
+        target = tmp_path / name
+        if (files / name).is_dir():
+            target.mkdir(exist_ok=True)
+            spoiled = choose.choice(sorted((files / name).iterdir()))
+            for path in (files / name).iterdir():
+                content = path.read_bytes()
+                (target / path.name).write_bytes(damaged(choose, content) if path == spoiled else content)
+            answer(case, formats.read_colmap_points, target)
+        else:
+            target.write_bytes(damaged(choose, (files / name).read_bytes()))
+        found = answer(case, formats.read_cameras, target, 28, 42)
+        assert found is None or usable(found[0]), case
+
+
+@pytest.mark.parametrize("name", ["transforms.json", "matrices.json"])
+def test_wrong_values_in_camera_files(files, tmp_path, name):
+    content = json.loads((files / name).read_text())
+    for case in range(150):
+        (tmp_path / name).write_text(json.dumps(altered(random.Random(case), content)))
+        found = answer(case, formats.read_cameras, tmp_path / name)
+        assert found is None or usable(found[0]), case
+
+
+def test_wrong_values_in_3d_cameras(room):
+    infos = [
+        {**info, "pixel_aspect": 1.0, "principal_point": {"x": 0.5, "y": 0.5}} for info in formats.to_load3d(room[2])
+    ]
+    for case in range(150):
+        changed = altered(random.Random(case), infos)
+        found = answer(case, formats.read_load3d, changed, 28, 42)
+        assert found is None or usable(found[0]), case
+
+
+def test_wrong_tensors_in_a_da3_geometry(room):
+    _, depth, cameras = room
+    geometry = {"depth": depth, "extrinsics": cameras.w2c[None, :, :3], "intrinsics": cameras.K[None]}
+    for case in range(60):
+        choose = random.Random(case)
+        name = choose.choice(list(geometry))
+        value = geometry[name]
+        wrong = (None, value[0], value[None], value[:0], value[..., :1], value * math.nan, value * 1e30, value * 0)
+        changed = {**geometry, name: choose.choice(wrong)}
+        found = answer(case, formats.read_da3_geometry, changed)
+        assert found is None or usable(found[0]), case
+
+
+def test_nested_json_and_numbers_without_end(tmp_path):
+    for text in ("[" * 100_000, '{"c2w": ' * 5000, '{"width": ' + "9" * 5000 + "}"):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(ValueError, match=r"a\.json is not JSON .*; export it again"):
+            formats.read_cameras(tmp_path / "a.json")
+
+
+def test_a_camera_file_in_another_encoding_is_read(files, tmp_path):
+    text = (files / "realestate10k.txt").read_bytes().replace(b"example", b"ex\xe4mple")
+    (tmp_path / "a.txt").write_bytes(text)
+    assert len(formats.read_cameras(tmp_path / "a.txt", 28, 42)[0]) == 4
+
+
+# Cameras and pictures that the networks are given
+
+
+def given_to_networks(c2w, K, height, width) -> list[torch.Tensor]:
+    cameras = Cameras(c2w, K, height, width)
+    check_scene(cameras, 2)
+    views = gld_core.Views("da3", cameras, *torch.zeros(2, 2, 8, 2, 3), torch.zeros(8))
+    return [value for level in (0, 1) for value in conditions(views, level, True).values()]
+
+
+def test_cameras_no_network_could_take(room):
+    cameras = room[2]
+    for case in range(300):
+        choose = random.Random(case)
+        c2w, K, size = cameras.c2w.double(), cameras.K.double(), [28, 42]
+        matrices = choose.choice((c2w, K))
+        kind = choose.randrange(8)
+        if kind < 4:
+            matrices[choose.randrange(4), choose.randrange(3), choose.randrange(3)] = choose.choice(NUMBERS)
+        elif kind == 4:
+            c2w[:, :3, choose.choice((0, 3, slice(3)))] *= choose.choice((*NUMBERS, -1, 2, 1.03))
+        elif kind == 5:
+            K *= choose.choice((0, 0.5, -1, 1e30))
+        elif kind == 6:
+            size[choose.randrange(2)] = choose.choice((0, -28, 1, 10**9, 10**30, math.nan))
+        else:
+            c2w = choose.choice((c2w[:3], c2w[:, :3], c2w[0], c2w[:0], c2w.transpose(1, 2)))
+
+        found = answer(case, given_to_networks, c2w, K, *size)
+        assert found is None or all(torch.isfinite(value).all() for value in found), case
+
+
+def test_focal_lengths_no_lens_has(room):
+    for focal in (1e-3, 1e6, 1e30):
+        K = room[2].K.clone()
+        K[2, 0, 0] = focal
+        with pytest.raises(ValueError, match="K of view 2 has focal lengths .* give focal lengths in pixels"):
+            Cameras(room[2].c2w, K, 28, 42).check()
+
+
+def test_a_k_that_has_no_inverse(room):
+    K = room[2].K.clone()
+    K[1, 2, 2] = 0
+    with pytest.raises(ValueError, match=r"K of view 1 is not \[\[fx, skew, cx\]"):
+        Cameras(room[2].c2w, K, 28, 42).check()
+
+
+@pytest.fixture(scope="module")
+def gld(random_models):
+    return gld_core.load(random_models)
+
+
+def test_pictures_of_any_shape_type_and_value(gld, room):
+    images, _, cameras = room
+    for case in range(60):
+        choose = random.Random(case)
+        shape = (
+            choose.choice((0, 1, 2)),
+            choose.choice((3, 3, 3, 1, 2, 4)),
+            *choose.choice(((28, 42), (28, 41), (0, 42))),
+        )
+        x = torch.rand(shape, generator=torch.Generator().manual_seed(case))
+        if x.numel() and choose.random() < 0.3:
+            x.view(-1)[choose.randrange(x.numel())] = choose.choice((math.nan, math.inf, -5.0, 255.0))
+        changes = (x.double(), x.half(), (x * 255).byte(), x > 0.5, x.to(torch.complex64), x[None], x.movedim(1, -1), x)
+        given = choose.choice(changes)
+        views = answer(case, gld.encode_views, given, cameras)
+        if views is not None:
+            assert torch.isfinite(views.level0).all() and torch.isfinite(views.level1).all(), case
+            torch.testing.assert_close(views.level1, gld.encode_views(given.float(), cameras).level1)
+    assert answer("as they are", gld.encode_views, images[:2], cameras) is not None
+
+
+WRONG_SETTINGS = [
+    {"cfg": math.nan},
+    {"cfg": math.inf},
+    {"shift": math.nan},
+    {"shift": math.inf},
+    {"shift": -1.0},
+    {"steps": 0},
+    {"seed": -1},
+    {"seed": 2**70},
+    {"noise": torch.zeros(3, 256, 2, 3)},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_SETTINGS, ids=lambda wrong: f"{next(iter(wrong))}")
+def test_settings_that_cannot_be_sampled_with(gld, room, wrong):
+    views = gld.encode_views(room[0][:2], room[2])
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        gld.sample_level1(views, **{"steps": 1, **wrong})
+
+
+def test_latents_that_are_not_finite_or_absurd_are_not_decoded(gld, room):
+    views = gld.encode_views(room[0][:2], room[2])
+    for value in (math.nan, math.inf, 1e30):
+        latent = torch.zeros(views.latent_shape)
+        latent[1, 2, 1, 1] = value
+        for decode in (gld.decode_rgb, gld.decode_geometry):
+            with pytest.raises(ValueError, match="level-1 latent has values that are not finite"):
+                decode(views, latent, None)
+
+
+def test_motions_with_any_setting(room):
+    cameras = room[2]
+    for case in range(150):
+        choose = random.Random(case)
+        name = choose.choice((*motions.MOTIONS, "interpolate", "keyframes", "x"))
+        code = getattr(motions.MOTIONS.get(name), "__code__", None)
+        names = code.co_varnames[2 : code.co_argcount] if code else ()
+        settings = {setting: choose.choice((*NUMBERS, 0.3, 20, 360)) for setting in names}
+        settings |= {"base": choose.choice((0, 0, 3, 4, -1)), "ease": choose.choice(("none", "in_out", "x"))}
+        settings |= {"first_is_source": choose.random() < 0.5, "loop": choose.random() < 0.5}
+        if name == "keyframes":
+            settings["keys"] = cameras[choose.sample(range(4), choose.randrange(5))]
+        depth, count = choose.choice((None, 1.0, *NUMBERS)), choose.choice((1, 2, 5, 0, -1))
+
+        found = answer(case, motions.targets, cameras, name, count, depth, **settings)
+        if found is not None:
+            answer(case, check_scene, motions.join(cameras, found), 4)
+
+
+# Scenes and names
+
+
+def test_damaged_scenes(room, tmp_path):
+    images, _, cameras = room
+    for case in range(80):
+        choose = random.Random(case)
+        folder = tmp_path / str(case)
+        write_scene(folder, images, cameras)
+        path = choose.choice(sorted(folder.iterdir()))
+        kind = choose.randrange(7)
+        if kind < 3:
+            path.write_bytes(damaged(choose, path.read_bytes()))
+        elif kind == 3:
+            path.unlink()
+            path.symlink_to(choose.choice((path, "nowhere", folder)))
+        elif kind == 4:
+            array = choose.choice((np.eye(4) * 1j, np.array(["a"]), np.array([None]), np.zeros((4, 4, 4)), np.eye(3)))
+            np.savez(path.with_suffix(".npz"), pose=array, intrinsic=np.eye(3))
+        elif kind == 5:
+            name = choose.choice(("a\nb", "a\\b", "²", "frame_" + "9" * 200, "\udcff", ".hidden", " "))
+            path.rename(folder / (name + path.suffix))
+        else:
+            mode = choose.choice(("1", "L", "P", "LA", "RGBA", "CMYK", "I", "F", "YCbCr"))
+            size = choose.choice(((42, 28), (1, 1), (1, 300), (28, 42)))
+            Image.new("L", size, 99).convert(mode).save(folder / "frame_00001.tif")
+            (folder / "frame_00001.png").unlink()
+        found = answer(case, read_scene, folder, choose.choice((28, 56, 0, -14, 15)))
+        if found is not None:
+            assert usable(found.cameras), case
+            assert all(torch.isfinite(image).all() for image in found.images if image is not None), case
+
+
+def test_a_pipe_in_the_place_of_a_picture_is_refused(room, tmp_path):
+    write_scene(tmp_path, room[0], room[2])
+    (tmp_path / "frame_00000.png").unlink()
+    os.mkfifo(tmp_path / "frame_00000.png")
+    with pytest.raises(FileNotFoundError, match="frame_00000.png is missing, or no file"), at_most(10):
+        read_scene(tmp_path, 28)
+
+
+@pytest.mark.parametrize("name", ["..", "../../x", "/tmp/x", "a/b", "a\\b", "a\0b", "", " ", "a\nb", "x" * 300, "c:x"])
+def test_view_names_stay_in_their_folder(room, tmp_path, name):
+    images, depth, cameras = room
+    folder, cloud = tmp_path / "a" / "b" / "c", PointCloud(torch.rand(3, 3), torch.zeros(3, 3, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="is no plain file name"):
+        write_scene(folder, images[:1], cameras[0], [name])
+    with pytest.raises(ValueError, match="is no plain file name"):
+        write_nerfstudio_dataset(folder, ["0", "1", "2", name], images, depth, cameras, cloud)
+    assert not list(tmp_path.iterdir())
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return random_weights(dit_shapes(8, (16, 32), (2, 1), cascade=False), torch.Generator().manual_seed(0))
+
+
+def parts(path) -> dict[str, tuple[int, int]]:
+    """Where in a checkpoint what lies."""
+    data = path.read_bytes()
+    if path.suffix == ".safetensors":
+        end = 8 + struct.unpack("<Q", data[:8])[0]
+        return {"header length": (0, 8), "header": (8, end), "tensors": (end, len(data))}
+    with zipfile.ZipFile(path) as archive:
+        pickled = next(part for part in archive.infolist() if part.filename.endswith("data.pkl"))
+        begin = data.index(b"\x80\x02", pickled.header_offset)
+        first = next(part for part in archive.infolist() if "/data/" in part.filename).header_offset
+        return {
+            "pickle's header": (pickled.header_offset, begin),
+            "pickle": (begin, begin + pickled.file_size),
+            "a tensor's header": (first, first + 30),
+            "tensors": (first + 64, archive.start_dir),
+            "directory": (archive.start_dir, len(data)),
+        }
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_one_changed_byte_in_a_checkpoint(weights, tmp_path, suffix):
+    """All but tensor data of .safetensors, which has no checksum, is noticed or makes no difference."""
+    path = tmp_path / f"model{suffix}"
+    torch.save({"ema": weights}, path) if suffix == ".pt" else save_file(weights, path)
+    data, kept = path.read_bytes(), checkpoints.split_pair_embedders(weights)
+    for part, (begin, end) in parts(path).items():
+        for case in range(25):
+            choose = random.Random(f"{part} {case}")
+            changed = bytearray(data)
+            changed[choose.randrange(begin, end)] ^= choose.randrange(1, 256)
+            path.unlink()
+            path.write_bytes(changed)
+            network = answer((part, case), checkpoints.load_diffusion, path, "da3", 1, dtype=torch.float16)
+            if network is not None and (suffix, part) != (".safetensors", "tensors"):
+                for name, value in network.state_dict().items():
+                    assert torch.equal(value, kept[name].to(value)), (part, case, name)
+
+
+def test_a_changed_weight_in_an_archive_is_noticed(weights, tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"ema": weights}, path)
+    begin, end = parts(path)["tensors"]
+    data = bytearray(path.read_bytes())
+    place = data.index(weights["s_projector.weight"].numpy().tobytes()[:64], begin, end)
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"model\.pt cannot be read: .*CRC-32.*; download it again"):
+        checkpoints.load_diffusion(path, "da3", 1)
+
+
+def test_an_archive_without_checksums_loads(weights, tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"ema": weights}, tmp_path / "model.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert checkpoints.load_diffusion(tmp_path / "model.pt", "da3", 1).config.channels == 8
+
+
+def test_tensors_of_any_shape_and_type_in_a_checkpoint(weights, tmp_path):
+    path = tmp_path / "model.pt"
+    for case in range(60):
+        choose = random.Random(case)
+        name = choose.choice(sorted(weights))
+        value = weights[name]
+        changes = (value[None], value.flatten(), value[:0], value[..., :1], value.to(torch.int16), torch.tensor(1.0))
+        changes += (torch.cat([value, value]), value.to(torch.complex64), value > 0, None, "x")
+        changed = choose.choice(changes)
+        torch.save({"ema": {**weights, name: changed}}, path)
+        if answer(case, checkpoints.load_diffusion, path, "da3", 1) is not None:
+            assert changed.shape == value.shape and changed.is_floating_point(), (case, name)
+
+
+def test_whole_numbers_in_the_place_of_weights(weights, tmp_path):
+    torch.save({"ema": {**weights, "s_projector.bias": torch.zeros(32, dtype=torch.int16)}}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt: s_projector\.bias has torch\.int16 where weights are meant"):
+        checkpoints.load_diffusion(tmp_path / "model.pt", "da3", 1)
+
+
+@pytest.mark.parametrize("changed", ["{", "[]", "{}", '{"normalization0": 3}', '{"normalization0": {"mean": "x"}}'])
+def test_damaged_statistics_in_a_converted_backbone(random_models, tmp_path, changed):
+    source = checkpoints.find(random_models, "da3", "backbone")
+    target = tmp_path / source.relative_to(random_models)
+    target.parent.mkdir(parents=True)
+    save_file(load_file(source), target, {checkpoints.STATISTICS_KEY: changed})
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read: .*; download it again\."):
+        checkpoints.load_statistics(tmp_path, "da3", 256)
+
+
+@pytest.mark.parametrize("variance", [torch.ones(1, 1, 1, 1), torch.ones(1, 512, 1, 1), torch.ones(0), "x"])
+def test_statistics_of_another_length_than_the_mean(random_models, tmp_path, variance):
+    target = tmp_path / "pretrained_models/da3/model.safetensors"
+    target.parent.mkdir(parents=True)
+    target.symlink_to(checkpoints.find(random_models, "da3", "backbone"))
+    folder = tmp_path / "model_stats/da3"
+    folder.mkdir(parents=True)
+    for level in (0, 1):
+        torch.save(
+            {"mean": torch.zeros(1, 256, 1, 1), "var": variance}, folder / f"normalization_stats_level{level}.pt"
+        )
+    with pytest.raises(ValueError, match="normalization_stats_level0.pt"):
+        checkpoints.load_statistics(tmp_path, "da3", 256)
