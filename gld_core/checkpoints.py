@@ -3,12 +3,14 @@
 spec/checkpoints.md. Files are memory-mapped; no code in a file is ever run.
 """
 
+import functools
 import hashlib
 import json
 import logging
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +53,7 @@ UNUSED = ("point_head.", "track_head.")
 STATISTICS = {"da3": ("normalization",), "vggt": ("normalization", "special")}
 STATISTICS_KEY = "gld.statistics"
 # A mapped page counts as used memory until its file is closed, so conversion reopens the file this often.
-PASS_BYTES = 256 * 2**20
+PASS_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -85,20 +87,41 @@ def find(models_dir: str | os.PathLike, backbone: str, part: str) -> Path:
     )
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """ValueError that names the file and the cure, for whatever reading it raises."""
+    try:
+        yield
+    # A damaged pickle may raise nearly anything.
+    except Exception as error:
+        # The first sentence; PyTorch's go on for a paragraph and advise against what this is for.
+        reason = next(iter(str(error).splitlines()), type(error).__name__).split(". ")[0]
+        raise ValueError(
+            f"{path} cannot be read: it is truncated, damaged or holds more than tensors ({reason}); download it again."
+        ) from error
+
+
 def read_file(path: Path) -> Any:
     """Content of a .safetensors or .pt file, tensors memory-mapped. ValueError where it cannot be read."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing.")
-    try:
+    with reading(path):
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
-    # A damaged pickle may raise nearly anything.
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(
-            f"{path} cannot be read: it is truncated, damaged or holds more than tensors ({reason}); download it again."
-        ) from error
+
+
+def check_archive(path: Path) -> None:
+    """ValueError where a byte of a .pt file is not what was written: its archive has a checksum of every part, 0 where
+    none was made. Safetensors have none.
+    """
+    if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
+        return
+    with reading(path), zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            with archive.open(part) as file:
+                while part.CRC and file.read(2**20):
+                    pass
 
 
 def read_statistics_file(path: Path) -> tuple[Path, Mapping[str, Tensor]]:
@@ -125,9 +148,13 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_finite(path: Path, name: str, tensor: Tensor) -> Tensor:
-    """The tensor itself; ValueError where it has infinities or NaN."""
-    # The sum of finite weights is finite and needs no memory; only a doubtful one is looked at entry by entry.
-    if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
+    """The tensor itself; ValueError where it has infinities or NaN, or is not of floating point."""
+    if not tensor.is_floating_point():
+        raise ValueError(f"{path}: {name} has {tensor.dtype} where weights are meant; download the file again.")
+    # A sum with infinities or NaN is not finite, and takes no memory; one that merely overflows is looked into. In the
+    # weights' own type, as casting on the way takes thirty times as long; float8 has no sum.
+    total = tensor.sum(dtype=torch.float32 if tensor.element_size() == 1 else None)
+    if not torch.isfinite(total) and not torch.isfinite(tensor.float()).all():
         raise ValueError(f"{path}: {name} has non-finite weights; download the file again.")
     return tensor
 
@@ -137,21 +164,32 @@ def released_name(name: str) -> str:
     return name.replace(".condition.", ".proj.").replace(".state.", ".proj.")
 
 
-def fill(
-    module: nn.Module,
+def load_network(
+    build: Callable[[Mapping[str, Tensor]], Network],
     path: Path,
     read: Callable[[], Mapping[str, Tensor]],
     device: torch.device | str = "cpu",
     partial: bool = False,
-) -> None:
-    """Give a network built on the meta device its weights, in the types it was built with.
+) -> Network:
+    """A network with its weights, in the types it was built with. On the meta device it is checked and left empty.
 
-    read returns mapped tensors under the network's names; it is called again while converting, so that what is
-    done can be let go. With `partial`, tensors that the file lacks are left as they are. Raises ValueError that
-    names file and key for missing, misshapen and non-finite tensors.
+    build makes it on the meta device, with the dimensions of the tensors. read returns mapped tensors under the
+    network's names; it is called again while converting, so that what is done can be let go. With `partial`, tensors
+    that the file lacks are left as they are. Raises ValueError that names file and key for missing, misshapen and
+    non-finite tensors.
     """
-    expected = module.state_dict()
+    check_archive(path)
     tensors = read()
+    try:
+        network = build(tensors)
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error.args[0]}; the file is incomplete, download it again.") from error
+    # Sizes that contradict each other fail where they are put to use.
+    except (ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"{path} has tensors of shapes that do not fit together ({error}); download it again."
+        ) from error
+    expected = network.state_dict()
     for name, like in expected.items():
         if name not in tensors and not partial:
             raise ValueError(f"{path} lacks {released_name(name)}; it is not the file meant here, download that again.")
@@ -164,7 +202,7 @@ def fill(
     surplus = [released_name(name) for name in tensors if name not in expected]
     if surplus:
         log.info("%s: %d tensors are not used, among them %s", path, len(surplus), surplus[0])
-    module.requires_grad_(False).eval()
+    network.requires_grad_(False).eval()
     while names:
         batch: dict[str, Tensor] = {}
         converted = 0
@@ -175,10 +213,11 @@ def fill(
             batch[name] = tensor.to(device=device, dtype=expected[name].dtype).contiguous()
             if batch[name] is not tensor:
                 converted += tensor.nbytes
-        module.load_state_dict(batch, strict=False, assign=True)
+        network.load_state_dict(batch, strict=False, assign=True)
         if names:
             del tensor, tensors
             tensors = read()
+    return network
 
 
 def read_statistics(models_dir: str | os.PathLike, backbone: str) -> dict[str, tuple[Path, Mapping[str, Any]]]:
@@ -188,13 +227,11 @@ def read_statistics(models_dir: str | os.PathLike, backbone: str) -> dict[str, t
     """
     path = find(models_dir, backbone, "backbone")
     names = [f"{kind}{level}" for kind in STATISTICS[backbone] for level in (0, 1)]
-    try:
+    with reading(path):
         with safetensors.safe_open(path, "pt") as file:
             stored = (file.metadata() or {}).get(STATISTICS_KEY)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}); download it again.") from error
-    if stored is not None:
-        return {name: (path, json.loads(stored)[name]) for name in names}
+        if stored is not None:
+            return {name: (path, json.loads(stored)[name]) for name in names}
     folder = Path(models_dir) / "model_stats" / backbone
     return {name: read_statistics_file(folder / f"{name[:-1]}_stats_level{name[-1]}.pt") for name in names}
 
@@ -203,8 +240,10 @@ def load_statistics(models_dir: str | os.PathLike, backbone: str, channels: int)
     """Statistics by kind and level, for features of `channels` channels. DA3's special token shares the patches'."""
     out = {}
     for name, (path, content) in read_statistics(models_dir, backbone).items():
-        mean, var = (torch.as_tensor(content[key], dtype=torch.float32).flatten() for key in ("mean", "var"))
-        check_channels(path, len(mean), channels)
+        with reading(path):
+            mean, var = (torch.as_tensor(content[key], dtype=torch.float32).flatten() for key in ("mean", "var"))
+        for value in (mean, var):
+            check_channels(path, len(value), channels)
         if not (torch.isfinite(mean).all() and torch.isfinite(var).all() and (var >= 0).all()):
             raise ValueError(f"{path} has statistics that are not finite, or a negative variance; download it again.")
         out[name] = Statistics(mean, var)
@@ -223,15 +262,17 @@ def sha256(path: Path) -> str:
 
 DA3_LEVEL1, DA3_CASCADE = "the DA3 level-1 diffusion model", "the DA3 cascade"
 VGGT_DIFFUSION = "a VGGT diffusion model"
+DA3_BASE, VGGT_1B, RGB_DECODER, GEOMETRY_HEAD = "DA3-Base", "VGGT-1B", "an RGB decoder", "a geometry head"
+DA3_PREFIX = "model.backbone.pretrained."
 FAMILIES = (
     ("special_x_embedder.", VGGT_DIFFUSION),
     ("x_embedder_ref.", DA3_LEVEL1),
     ("x_embedder.", DA3_CASCADE),
-    ("aggregator.", "VGGT-1B"),
-    ("model.backbone.pretrained.", "DA3-Base"),
-    ("decoder.decoder_embed.", "an RGB decoder"),
-    ("decoder.scratch.", "a geometry head"),
-    ("pred.scratch.", "a geometry head"),
+    ("aggregator.", VGGT_1B),
+    (DA3_PREFIX, DA3_BASE),
+    ("decoder.decoder_embed.", RGB_DECODER),
+    ("decoder.scratch.", GEOMETRY_HEAD),
+    ("pred.scratch.", GEOMETRY_HEAD),
 )
 
 
@@ -263,21 +304,17 @@ def without_prefix(tensors: Mapping[str, Tensor], *prefixes: str) -> dict[str, T
     }
 
 
-def load_network(
-    build: Callable[..., Network], path: Path, read: Callable[[], Mapping[str, Tensor]], device, **factory
+def load_part(
+    build: Callable[..., Network], path: Path, meant: str, *prefixes: str, device="cpu", **factory
 ) -> Network:
-    """Build a network with the dimensions of its tensors and fill it. build is its class's `from_tensors`."""
-    try:
-        network = build(read(), device="meta", **factory)
-    except KeyError as error:
-        raise ValueError(f"{path} lacks {error.args[0]}; the file is incomplete, download it again.") from error
-    fill(network, path, read, device)
-    return network
-
-
-def load_part(build: Callable[..., Network], path: Path, prefix: str, device, **factory) -> Network:
-    """`load_network` on the tensors of a file whose names begin with the prefix."""
-    return load_network(build, path, lambda: without_prefix(open_tensors(path), prefix), device, **factory)
+    """`load_network` on the tensors of a file of family `meant` whose names begin with one of the prefixes. build is
+    its class's `from_tensors`, factory what that takes."""
+    return load_network(
+        lambda tensors: build(tensors, device="meta", **factory),
+        path,
+        lambda: without_prefix(open_family(path, meant), *prefixes),
+        device,
+    )
 
 
 def load_diffusion(path: Path, backbone: str, level: int, *, device="cpu", **factory) -> MultiViewDiT:
@@ -286,58 +323,68 @@ def load_diffusion(path: Path, backbone: str, level: int, *, device="cpu", **fac
     factory: operations, dtype and attention, as MultiViewDiT takes them.
     """
     meant = VGGT_DIFFUSION if backbone == "vggt" else DA3_LEVEL1 if level == 1 else DA3_CASCADE
-    open_family(path, meant)
     return load_network(
-        MultiViewDiT.from_tensors, path, lambda: split_pair_embedders(open_tensors(path)), device, **factory
+        lambda tensors: MultiViewDiT.from_tensors(tensors, device="meta", **factory),
+        path,
+        lambda: split_pair_embedders(open_family(path, meant)),
+        device,
     )
 
 
-def load_da3_networks(
-    models_dir: str | os.PathLike, *, device="cpu", attention=attention, **factory
-) -> dict[str, nn.Module]:
-    """The networks of a DA3Codec by name. factory: operations and dtype."""
-    path, head_path, rgb_path = (find(models_dir, "da3", part) for part in ("backbone", "head", "rgb"))
-    has_camera_encoder = any(name.startswith("model.cam_enc.") for name in open_family(path, "DA3-Base"))
-    open_family(head_path, "a geometry head")
-    open_family(rgb_path, "an RGB decoder")
-
-    factory["device"] = device
-    attend = {**factory, "attention": attention}
-    networks = {
-        "backbone": load_part(da3.Backbone.from_tensors, path, "model.backbone.pretrained.", **attend),
-        "camera_decoder": load_part(da3.CameraDecoder.from_tensors, path, "model.cam_dec.", **factory),
-        "own_head": load_part(GeometryHead.from_tensors, path, "model.head.", **factory),
-        "head": load_part(GeometryHead.from_tensors, path, "model.head.", **factory),
-        "rgb_decoder": load_part(RGBDecoder.from_tensors, rgb_path, "decoder.", **attend),
-    }
-    if has_camera_encoder:
-        networks["camera_encoder"] = load_part(da3.CameraEncoder.from_tensors, path, "model.cam_enc.", **attend)
-    # GLD's head is DA3's, overwritten by what dpt_decoder.pt has of it.
-    fill(
-        networks["head"],
+def load_da3_head(path: Path, head_path: Path, *, device="cpu", **factory) -> GeometryHead:
+    """GLD's head: DA3's, overwritten by what dpt_decoder.pt has of it."""
+    head = load_part(GeometryHead.from_tensors, path, DA3_BASE, "model.head.", device=device, **factory)
+    return load_network(
+        lambda tensors: head,
         head_path,
-        lambda: without_prefix(open_tensors(head_path), "decoder.", "pred."),
+        lambda: without_prefix(open_family(head_path, GEOMETRY_HEAD), *PREFIXES["head"]),
         device,
         partial=True,
     )
-    return networks
 
 
-def load_vggt_networks(
-    models_dir: str | os.PathLike, *, device="cpu", attention=attention, **factory
-) -> dict[str, nn.Module]:
-    """The networks of a VGGTCodec by name. factory: operations and dtype."""
-    path, rgb_path = (find(models_dir, "vggt", part) for part in ("backbone", "rgb"))
-    open_family(path, "VGGT-1B")
-    open_family(rgb_path, "an RGB decoder")
-    factory["device"] = device
-    attend = {**factory, "attention": attention}
-    return {
-        "backbone": load_part(vggt.Backbone.from_tensors, path, "aggregator.", **attend),
-        "camera_decoder": load_part(vggt.CameraHead.from_tensors, path, "camera_head.", **attend),
-        "head": load_part(GeometryHead.from_tensors, path, "depth_head.", inplace_relu=True, **factory),
-        "rgb_decoder": load_part(RGBDecoder.from_tensors, rgb_path, "decoder.", **attend),
+def da3_networks(
+    models_dir: str | os.PathLike, *, attention=attention, **factory
+) -> dict[str, Callable[..., nn.Module]]:
+    """What loads the networks of a DA3Codec, by name: each takes device. factory: operations and dtype."""
+    path, head_path, rgb_path = (find(models_dir, "da3", part) for part in ("backbone", "head", "rgb"))
+    part = functools.partial(load_part, **factory)
+    attending = functools.partial(part, attention=attention)
+    loaders: dict[str, Callable[..., nn.Module]] = {
+        "backbone": functools.partial(attending, da3.Backbone.from_tensors, path, DA3_BASE, DA3_PREFIX),
+        "camera_decoder": functools.partial(part, da3.CameraDecoder.from_tensors, path, DA3_BASE, "model.cam_dec."),
+        "own_head": functools.partial(part, GeometryHead.from_tensors, path, DA3_BASE, "model.head."),
+        "head": functools.partial(load_da3_head, path, head_path, **factory),
+        "rgb_decoder": functools.partial(attending, RGBDecoder.from_tensors, rgb_path, RGB_DECODER, "decoder."),
     }
+    if any(name.startswith("model.cam_enc.") for name in open_family(path, DA3_BASE)):
+        loaders["camera_encoder"] = functools.partial(
+            attending, da3.CameraEncoder.from_tensors, path, DA3_BASE, "model.cam_enc."
+        )
+    return loaders
+
+
+def vggt_networks(
+    models_dir: str | os.PathLike, *, attention=attention, **factory
+) -> dict[str, Callable[..., nn.Module]]:
+    """What loads the networks of a VGGTCodec, by name: each takes device. factory: operations and dtype."""
+    path, rgb_path = (find(models_dir, "vggt", part) for part in ("backbone", "rgb"))
+    part = functools.partial(load_part, **factory)
+    attending = functools.partial(part, attention=attention)
+    return {
+        "backbone": functools.partial(attending, vggt.Backbone.from_tensors, path, VGGT_1B, "aggregator."),
+        "camera_decoder": functools.partial(attending, vggt.CameraHead.from_tensors, path, VGGT_1B, "camera_head."),
+        "head": functools.partial(part, GeometryHead.from_tensors, path, VGGT_1B, "depth_head.", inplace_relu=True),
+        "rgb_decoder": functools.partial(attending, RGBDecoder.from_tensors, rgb_path, RGB_DECODER, "decoder."),
+    }
+
+
+def codec_networks(models_dir: str | os.PathLike, backbone: str, **factory) -> dict[str, Callable[..., nn.Module]]:
+    """What loads the networks of a Codec, by name: each takes device. factory: operations, dtype and attention."""
+    families = {"da3": da3_networks, "vggt": vggt_networks}
+    if backbone not in families:
+        raise ValueError(f"There is no backbone {backbone!r}; choose one of {', '.join(families)}.")
+    return families[backbone](models_dir, **factory)
 
 
 def check_channels(path: Path, found: int, meant: int) -> None:

@@ -17,6 +17,8 @@ from .geometry import cameras_from_rays, umeyama
 
 # Decoders work view by view; this many at once keeps memory bounded for long paths.
 VIEWS_AT_ONCE = 4
+# Normalised features are of the order of 1; from here on the networks' sums of squares overflow.
+MAX_FEATURE = 1e6
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,15 @@ def check_images(images: Tensor, patch: int) -> None:
         )
     if not torch.isfinite(images).all() or images.min() < -1e-3 or images.max() > 1 + 1e-3:
         raise ValueError("Images have values outside [0, 1]; divide 8-bit images by 255.")
+
+
+def check_features(latent: Tensor, what: str) -> None:
+    """ValueError, which `what` begins, where normalised features are not finite or far beyond any."""
+    if not (latent.abs() < MAX_FEATURE).all():
+        raise ValueError(
+            f"{what} has values that are not finite or beyond {MAX_FEATURE:.0e}; sample it again, with a lower "
+            "cfg or in float32."
+        )
 
 
 class Codec:
@@ -183,6 +194,7 @@ class Codec:
                 f"The level-{level} latent has shape {tuple(latent.shape)}, these views need {views.latent_shape}; "
                 "it was sampled for other views, another size or another backbone."
             )
+        check_features(latent, f"The level-{level} latent")
 
     @torch.inference_mode()
     def propagate(self, views: Views, level1: Tensor, level0: Tensor | None) -> tuple[list[Tensor], Tensor]:
@@ -243,14 +255,22 @@ class DA3Codec(Codec):
     def estimate(self, images: Tensor, cameras: Cameras | None = None) -> Geometry:
         """DA3's own inference: depth of images (V, 3, H, W) and the cameras its camera decoder reads off them.
 
-        With `cameras` given they condition the depth; those returned are still the camera decoder's.
+        With `cameras` given they condition the depth; those returned are still the camera decoder's. ValueError where
+        the backbone has no camera encoder to take them.
         """
         check_images(images, self.patch)
         H, W = images.shape[-2:]
         tokens = None
         if cameras is not None:
+            try:
+                encoder = self.networks["camera_encoder"]
+            except KeyError:
+                raise ValueError(
+                    "This backbone has no camera encoder, so cameras cannot guide its depth; leave the cameras out, "
+                    "or use DA3-Base."
+                ) from None
             pose = encode_pose(cameras.c2w, cameras.K, cameras.height, cameras.width)
-            tokens = self.networks["camera_encoder"](pose.to(self.device, self.dtype))
+            tokens = encoder(pose.to(self.device, self.dtype))
         raw = self.networks["backbone"](
             images.to(self.device, self.dtype), 4, camera_tokens=tokens, choose_reference=cameras is None
         )

@@ -81,12 +81,14 @@ class Backbone(nn.Module):
         camera_tokens: Tensor | None = None,
         choose_reference: bool = False,
         transformer_options: dict | None = None,
+        scenes: int = 1,
     ) -> list[Tensor]:
         """Encode views together.
 
         images (V, 3, H, W) in [0, 1]; levels: how many of the four to compute. Returns raw features, one
         (V, 1 + h*w, C) per level. camera_tokens (V, E) takes the place of the learned ones. choose_reference is
         DA3's own inference: it moves a reference view to the front; the order of the outputs stays the input's.
+        scenes: the images are of this many scenes, one after the other, of equally many views each.
         """
         V, _, H, W = images.shape
         h, w = H // self.patch, W // self.patch
@@ -105,20 +107,27 @@ class Backbone(nn.Module):
 
         if camera_tokens is None:
             first, rest = self.camera_token.to(dtype).unbind(1)
-            camera_tokens = torch.cat([first, rest.expand(V - 1, -1)])
+            camera_tokens = torch.cat([first, rest.expand(V // scenes - 1, -1)]).repeat(scenes, 1)
         x = torch.cat([camera_tokens.to(dtype)[:, None], x[:, 1:]], dim=1)
-        return [
-            level[order.argsort()] for level in self.alternate(x, x, h, w, ALTERNATE_FROM, levels, transformer_options)
-        ]
+        raw = self.alternate(x, x, h, w, ALTERNATE_FROM, levels, transformer_options, scenes)
+        return [level[order.argsort()] for level in raw]
 
     def alternate(
-        self, x: Tensor, local: Tensor, h: int, w: int, start: int, levels: int, transformer_options: dict | None = None
+        self,
+        x: Tensor,
+        local: Tensor,
+        h: int,
+        w: int,
+        start: int,
+        levels: int,
+        transformer_options: dict | None = None,
+        scenes: int = 1,
     ) -> list[Tensor]:
         """Run blocks from `start` through the layer of level `levels` - 1; raw features of the levels on the way.
 
         x, local (V, 1 + h*w, E): the current state and that after the most recent block within views.
         """
-        V, head_dim = x.shape[0], x.shape[-1] // self.heads
+        V, head_dim = x.shape[0] // scenes, x.shape[-1] // self.heads
         patches = grid_positions(h, w, x.device) + 1
         special = torch.zeros_like(patches[:1])
         within = Rope2D(torch.cat([special, patches]), head_dim)
@@ -127,17 +136,19 @@ class Backbone(nn.Module):
         outputs = []
         for i in range(start, LEVEL_LAYERS[levels - 1] + 1):
             if i % 2:
-                x = self.blocks[i](x.flatten(0, 1)[None], across, transformer_options)[0].unflatten(0, (V, -1))
+                x = self.blocks[i](x.unflatten(0, (scenes, V)).flatten(1, 2), across, transformer_options).view_as(x)
             else:
                 local = x = self.blocks[i](x, within, transformer_options)
             if i in LEVEL_LAYERS:
                 outputs.append(torch.cat([local, x], dim=-1))
         return outputs
 
-    def propagate(self, level1: Tensor, h: int, w: int, transformer_options: dict | None = None) -> list[Tensor]:
+    def propagate(
+        self, level1: Tensor, h: int, w: int, transformer_options: dict | None = None, scenes: int = 1
+    ) -> list[Tensor]:
         """Raw features of levels 2 and 3 from those of level 1, (V, 1 + h*w, C)."""
         local, x = level1.chunk(2, dim=-1)
-        return self.alternate(x, local, h, w, LEVEL_LAYERS[1] + 1, 4, transformer_options)
+        return self.alternate(x, local, h, w, LEVEL_LAYERS[1] + 1, 4, transformer_options, scenes)
 
     def decoder_ready(self, raw: Tensor) -> Tensor:
         """(V, h*w, C): patch tokens with the final norm on the second half of the channels."""

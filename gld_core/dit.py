@@ -43,11 +43,15 @@ class PRoPE:
         out = torch.empty_like(x)
         out[:, :, : self.specials] = x[:, :, : self.specials]
         projective, rotary = x[:, :, self.specials :].chunk(2, dim=-1)
-        out_projective, out_rotary = out[:, :, self.specials :].chunk(2, dim=-1)
+        # Slices, since autograd forbids writing into chunks.
+        half = x.shape[-1] // 2
+        out_projective, out_rotary = out[:, :, self.specials :, ..., :half], out[:, :, self.specials :, ..., half:]
 
         groups = projective.unflatten(-1, (-1, 4)).transpose(2, 3)
         rows = groups.to(torch.float32, memory_format=torch.contiguous_format).flatten(3, 5)
-        out_projective.unflatten(-1, (-1, 4)).copy_((rows @ matrix).view(groups.shape).transpose(2, 3))
+        # Training's autocast would round the product, and with it the cameras.
+        with torch.autocast(x.device.type, enabled=False):
+            out_projective.unflatten(-1, (-1, 4)).copy_((rows @ matrix).view(groups.shape).transpose(2, 3))
 
         pairs = rotary.unflatten(-1, (2, 2, -1))
         out_rotary.unflatten(-1, (2, 2, -1)).copy_(torch.addcmul(pairs * self.cos, pairs.flip(-2), sin))
@@ -202,6 +206,21 @@ def split_pair_embedders(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif parent.startswith(("s_embedder", "x_embedder")) and leaf == "bias":
             out[f"{parent}.condition.bias"] = tensor
         else:
+            out[name] = tensor
+    return out
+
+
+def merge_pair_embedders(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inverse of `split_pair_embedders`: this module's names to the released ones."""
+    out = {}
+    for name, tensor in tensors.items():
+        parent, _, leaf = name.partition(".condition.")
+        if leaf == "weight":
+            pair = torch.cat([tensor, tensors[f"{parent}.state.weight"]], dim=1)
+            out[f"{parent}.proj.weight"] = pair[..., None, None]
+        elif leaf == "bias":
+            out[f"{parent}.proj.bias"] = tensor
+        elif not name.endswith(".state.weight"):
             out[name] = tensor
     return out
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .cameras import Cameras
 from .codec import Codec, Geometry, Views
+from .flow import RELEASED, Solver
 from .pipeline import GLD, Callback, starting_noise
 
 
@@ -33,8 +34,8 @@ def windows(sources: int, views: int, size: int = 8, overlap: int = 2, loop: boo
     for a new target is left.
     """
     targets, room = views - sources, size - sources
-    if targets < 1:
-        raise ValueError(f"There are {views} cameras and {sources} source views; add a target.")
+    if sources < 1 or targets < 1:
+        raise ValueError(f"There are {views} cameras and {sources} source views; add a target, and have a source.")
     if overlap < 0 or overlap >= room:
         raise ValueError(
             f"A window of {size} views with {sources} sources and an overlap of {overlap} has no room for a new "
@@ -77,6 +78,7 @@ def sample(
     seed: int = 0,
     noise: Tensor | None = None,
     callback: Callback | None = None,
+    solver: Solver = RELEASED,
 ) -> Tensor:
     """`GLD.sample_level1` (level 1, level1 None) or `GLD.cascade_level0` (level 0) of all views, in windows: (V, C, h,
     w) float32 on the CPU. With a single window it is what those give.
@@ -91,7 +93,7 @@ def sample(
         known = {row: out[view] for row, view in enumerate(window.views) if view not in window.new}
         given = None if level1 is None else level1[window.views]
         local = gld.sample(
-            level, part(views, window), given, steps, cfg, shift, seed, noise[window.views], step, known
+            level, part(views, window), given, steps, cfg, shift, seed, noise[window.views], step, known, solver
         ).cpu()
         out[window.new] = local[[window.views.index(view) for view in window.new]]
     return out

@@ -1,11 +1,13 @@
 """The whole job: `load` the released files, then from photographs and cameras to novel views, depth and cameras."""
 
+import functools
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import checkpoints, flow
 from .cameras import Cameras, camera_map, normalized_intrinsics, projection_matrices, scaled_w2c
@@ -43,12 +45,41 @@ def starting_noise(shape: tuple[int, ...], level: int, seed: int) -> Tensor:
     return [torch.randn(shape, generator=generator) for _ in range(2 - level)][-1]
 
 
+class OnDemand(dict):
+    """Networks by name, read from their files when they are asked for; what is put in by hand stays.
+
+    loaders: what reads a network, given device. held: the networks in memory by stage, shared by all of a GLD; reading
+    one lets those of other stages go. stage: a name's.
+    """
+
+    def __init__(
+        self,
+        loaders: Mapping[Any, Callable[..., nn.Module]],
+        device: torch.device | str,
+        held: dict[Any, dict],
+        stage: Callable[[Any], Any],
+    ):
+        super().__init__()
+        self.loaders, self.device, self.held, self.stage = loaders, device, held, stage
+
+    def __missing__(self, name: Any) -> nn.Module:
+        stage = self.stage(name)
+        if stage not in self.held:
+            self.held.clear()
+        networks = self.held.setdefault(stage, {})
+        if name not in networks:
+            # While sampling no tensor is made that could be trained; weights may be.
+            with torch.inference_mode(False):
+                networks[name] = self.loaders[name](device=self.device)
+        return networks[name]
+
+
 class GLD:
     """Geometric Latent Diffusion of one backbone family. spec/model.md section 1."""
 
     def __init__(self, codec: Codec, level1: MultiViewDiT, level0: MultiViewDiT):
         self.codec = codec
-        self.diffusion = {1: level1, 0: level0}
+        self.diffusion: dict[int, MultiViewDiT] = {1: level1, 0: level0}
 
     def encode_views(self, images: Tensor, cameras: Cameras) -> Views:
         """images (N, 3, H, W) in [0, 1], cameras of all V views with the images' first; H, W multiples of 14."""
@@ -124,15 +155,18 @@ class GLD:
         if steps is None:
             steps = solver.steps or flow.STEPS[views.backbone]
         shift = flow.default_shift(views.backbone, shape[1], shape[0]) if shift is None else shift
-        if steps < solver.order or shift <= 0:
+        if steps < solver.order or not 0 < shift < math.inf or not math.isfinite(cfg):
             raise ValueError(
-                f"steps is {steps} and shift {shift}; steps has to be {solver.order} or more and shift above 0."
+                f"steps is {steps}, shift {shift} and cfg {cfg}; steps has to be {solver.order} or more, shift above "
+                "0, and all of them finite."
             )
         if solver.order not in (1, 2) or solver.share < 1:
             raise ValueError(
                 f"The solver has order {solver.order}, share {solver.share}; order has to be 1 or 2, share at least 1."
             )
         if noise is None:
+            if not 0 <= seed < 2**64:
+                raise ValueError(f"The seed is {seed}; give a whole number from 0 to {2**64 - 1}.")
             noise = starting_noise(shape, level, seed)
         elif tuple(noise.shape) != shape:
             raise ValueError(f"The noise has shape {tuple(noise.shape)}, these views need {shape}.")
@@ -166,11 +200,9 @@ def load_codec(
 
     Raises FileNotFoundError or ValueError that names file, tensor and cure.
     """
-    families = {"da3": (checkpoints.load_da3_networks, DA3Codec), "vggt": (checkpoints.load_vggt_networks, VGGTCodec)}
-    if backbone not in families:
-        raise ValueError(f"There is no backbone {backbone!r}; choose one of {', '.join(families)}.")
-    load_networks, family = families[backbone]
-    networks: dict[str, Any] = load_networks(models_dir, device=device, dtype=dtype, **factory)
+    loaders = checkpoints.codec_networks(models_dir, backbone, dtype=dtype, **factory)
+    family = {"da3": DA3Codec, "vggt": VGGTCodec}[backbone]
+    networks: dict[str, Any] = {name: read(device=device) for name, read in loaders.items()}
     statistics = checkpoints.load_statistics(models_dir, backbone, networks["backbone"].channels)
     codec = family(networks, statistics, device, dtype)
     # The two families' RGB decoders differ in nothing but this.
@@ -184,16 +216,28 @@ def load(
     backbone: str = "da3",
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    keep: bool = False,
 ) -> GLD:
     """Load a folder laid out as released, or as `checkpoints.convert` writes it.
 
-    Networks run in dtype (float32, bfloat16 or float16); latents and cameras stay float32. Raises FileNotFoundError
+    Networks run in dtype (float32, bfloat16 or float16); latents and cameras stay float32. All files are read and
+    checked here. A network's weights come when it is first used and go when the next stage needs its own (codec, level
+    1, level 0); with keep all of them stay: for many scenes in a row, or to change a network. Raises FileNotFoundError
     or ValueError that names file, tensor and cure.
     """
-    codec = load_codec(models_dir, backbone, device=device, dtype=dtype)
-    diffusion = {}
+    first = device if keep else "meta"
+    codec = load_codec(models_dir, backbone, device=first, dtype=dtype)
+    loaders, diffusion = {}, {}
     for level in (1, 0):
         path = checkpoints.find(models_dir, backbone, f"level{level}")
-        diffusion[level] = checkpoints.load_diffusion(path, backbone, level, device=device, dtype=dtype)
+        loaders[level] = functools.partial(checkpoints.load_diffusion, path, backbone, level, dtype=dtype)
+        diffusion[level] = loaders[level](device=first)
         checkpoints.check_channels(path, diffusion[level].config.channels, codec.channels)
-    return GLD(codec, diffusion[1], diffusion[0])
+    gld = GLD(codec, diffusion[1], diffusion[0])
+    if not keep:
+        held: dict[Any, dict] = {}
+        parts = checkpoints.codec_networks(models_dir, backbone, dtype=dtype)
+        codec.networks = OnDemand(parts, device, held, lambda name: "codec")
+        codec.device = torch.device(device)
+        gld.diffusion = OnDemand(loaders, device, held, lambda level: level)
+    return gld

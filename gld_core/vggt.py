@@ -89,32 +89,43 @@ class Backbone(nn.Module):
         hidden, width = tensors["frame_blocks.0.mlp.fc1.weight"].shape
         return cls(width, count_blocks(tensors, "patch_embed.blocks."), hidden, **factory)
 
-    def forward(self, images: Tensor, levels: int = 4, transformer_options: dict | None = None) -> list[Tensor]:
+    def forward(
+        self, images: Tensor, levels: int = 4, transformer_options: dict | None = None, scenes: int = 1
+    ) -> list[Tensor]:
         """Encode views together.
 
         images (V, 3, H, W) in [0, 1]; levels: how many of the four to compute. Returns raw features, one
-        (V, 5 + h*w, C) per level.
+        (V, 5 + h*w, C) per level. scenes: the images are of this many scenes, one after the other, of equally many
+        views each.
         """
         V, _, H, W = images.shape
         h, w = H // self.patch, W // self.patch
         patches = self.patch_embed(normalize_images(images), h, w, transformer_options)
         # Entry 0 is the first view's, entry 1 that of all others.
         special = torch.cat([self.camera_token, self.register_token], dim=2)[0].to(patches.dtype)
-        special = torch.cat([special[:1], special[1:].expand(V - 1, -1, -1)])
-        return self.alternate(torch.cat([special, patches], dim=1), h, w, 0, levels, transformer_options)
+        special = torch.cat([special[:1], special[1:].expand(V // scenes - 1, -1, -1)]).repeat(scenes, 1, 1)
+        return self.alternate(torch.cat([special, patches], dim=1), h, w, 0, levels, transformer_options, scenes)
 
     def alternate(
-        self, x: Tensor, h: int, w: int, start: int, levels: int, transformer_options: dict | None = None
+        self,
+        x: Tensor,
+        h: int,
+        w: int,
+        start: int,
+        levels: int,
+        transformer_options: dict | None = None,
+        scenes: int = 1,
     ) -> list[Tensor]:
         """Run pairs from `start` through that of level `levels` - 1; raw features of the levels on the way."""
-        V, head_dim = x.shape[0], x.shape[-1] // HEADS
+        V, head_dim = x.shape[0] // scenes, x.shape[-1] // HEADS
         patches = grid_positions(h, w, x.device) + 1
         positions = torch.cat([torch.zeros_like(patches[:1]).expand(self.specials, -1), patches])
         within, across = Rope2D(positions, head_dim), Rope2D(positions.repeat(V, 1), head_dim)
         outputs = []
         for i in range(start, LEVEL_PAIRS[levels - 1] + 1):
             local = self.frame_blocks[i](x, within, transformer_options)
-            x = self.global_blocks[i](local.flatten(0, 1)[None], across, transformer_options)[0].unflatten(0, (V, -1))
+            together = local.unflatten(0, (scenes, V)).flatten(1, 2)
+            x = self.global_blocks[i](together, across, transformer_options).view_as(local)
             if i in LEVEL_PAIRS:
                 outputs.append(torch.cat([local, x], dim=-1))
         return outputs

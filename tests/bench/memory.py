@@ -2,8 +2,9 @@
 
     python tests/bench/memory.py [FOLDER for 6 GB of random weights]
 
-The files are as `convert` writes them, in bfloat16; 4 views of 112x84, 2 evaluations a level. "load" is compared with
-reading the same bytes. "one at a time" is what a host does that keeps a single network in memory.
+The files are as `convert` writes them, in bfloat16; 8 views of 112x84, 2 evaluations a level. "load" is compared with
+reading the same bytes. "again" is a second job in the same process, of which "reading" is the time spent on files.
+"all kept" is what `keep` does; "in float32" converts every weight, so that nothing is mapped.
 """
 
 import re
@@ -23,10 +24,9 @@ from scene import scene  # noqa: E402
 
 import gld_core  # noqa: E402
 from gld_core import checkpoints  # noqa: E402
-from gld_core.pipeline import GLD, load_codec  # noqa: E402
 from gld_core.random_models import backbone_shapes, dit_shapes, head_shapes, random_weights, rgb_shapes  # noqa: E402
 
-CHANNELS = 1536
+CHANNELS, VIEWS = 1536, 8
 
 
 def resident(name):
@@ -71,9 +71,8 @@ def load(folder):
     return gld_core.load(folder, dtype=torch.bfloat16)
 
 
-def whole(folder):
-    gld = gld_core.load(folder, dtype=torch.bfloat16)
-    views = gld.encode_views(torch.rand(2, 3, 84, 112), scene(4, 84, 112, CHANNELS).cameras)
+def job(gld):
+    views = gld.encode_views(torch.rand(2, 3, 84, 112), scene(VIEWS, 84, 112, CHANNELS).cameras)
     level1 = gld.sample_level1(views, steps=2)
     level0 = gld.cascade_level0(views, level1, steps=2)
     gld.decode_rgb(views, level1, level0)
@@ -81,24 +80,32 @@ def whole(folder):
     return gld
 
 
-def one_at_a_time(folder):
-    """The same, never with two diffusion models, or one of them and the codec, in memory."""
+def again(folder):
+    gld = job(load(folder))
+    spent, load_network = [], checkpoints.load_network
 
-    def load_model(level):
-        path = checkpoints.find(folder, "da3", f"level{level}")
-        return checkpoints.load_diffusion(path, "da3", level, dtype=torch.bfloat16)
+    def timed(*args, **options):
+        start = time.perf_counter()
+        network = load_network(*args, **options)
+        spent.append(time.perf_counter() - start)
+        return network
 
-    codec = load_codec(folder, "da3", dtype=torch.bfloat16)
-    views = codec.encode_views(torch.rand(2, 3, 84, 112), scene(4, 84, 112, CHANNELS).cameras)
-    codec.networks.clear()
-    level1 = GLD(codec, load_model(1), None).sample_level1(views, steps=2)
-    level0 = GLD(codec, None, load_model(0)).cascade_level0(views, level1, steps=2)
-    codec = load_codec(folder, "da3", dtype=torch.bfloat16)
-    codec.decode_rgb(views, level1, level0)
-    codec.decode_geometry(views, level1, level0)
+    checkpoints.load_network = timed
+    start = time.perf_counter()
+    job(gld)
+    print(f"| the second job of it | {time.perf_counter() - start:.1f} s, {sum(spent):.1f} s of it reading | | |")
+    return gld
 
 
-JOBS = {"read": read, "load": load, "whole job": whole, "one at a time": one_at_a_time}
+JOBS = {
+    "read": read,
+    "load": load,
+    "whole job": lambda folder: job(load(folder)),
+    "whole job, again": again,
+    "whole job, all kept": lambda folder: job(gld_core.load(folder, dtype=torch.bfloat16, keep=True)),
+    "whole job in float32": lambda folder: job(gld_core.load(folder)),
+    "whole job in float32, all kept": lambda folder: job(gld_core.load(folder, keep=True)),
+}
 
 
 def main():
@@ -113,8 +120,9 @@ def main():
         write(scratch)
         sizes = {path.stem: path.stat().st_size / 1e9 for path in Path(scratch).rglob("*.safetensors")}
         print(", ".join(f"{name} {size:.2f} GB" for name, size in sizes.items()))
+        print(f"the largest network and 2 GB: {max(sizes.values()) + 2:.2f} GB")
         print("\n| job | time | peak | at the end, without mapped files |\n|---|---|---|---|", flush=True)
-        for name in ("read", "load", "read", "load", "whole job", "one at a time"):
+        for name in ("read", "load", *JOBS):
             subprocess.run([sys.executable, __file__, name, scratch], check=True)
 
 

@@ -61,13 +61,13 @@ VARIANTS = {
 def test_variant_loads_to_the_same_networks(random_models, models, variant):
     file, change = VARIANTS[variant]
     rewrite(models / file, change)
-    assert same_weights(gld_core.load(models), gld_core.load(random_models))
+    assert same_weights(gld_core.load(models, keep=True), gld_core.load(random_models, keep=True))
 
 
 def test_a_head_file_that_covers_part_of_the_head_overwrites_that_part(random_models, models):
     name = "scratch.output_conv1.weight"
     rewrite(models / HEAD, lambda c: {"model": {f"decoder.{name}": c["model"][f"decoder.{name}"] + 1}})
-    partial, whole = gld_core.load(models).codec.networks, gld_core.load(random_models).codec.networks
+    partial, whole = (gld_core.load(folder, keep=True).codec.networks for folder in (models, random_models))
     own = whole["own_head"].state_dict()
     for key, value in partial["head"].state_dict().items():
         expected = (whole["head"].state_dict()[key].half() + 1).float() if key == name else own[key]
@@ -92,7 +92,10 @@ def test_number_of_blocks_comes_from_the_keys(models):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_converted_folder_loads_to_what_the_released_one_does(random_models, tmp_path, dtype):
     checkpoints.convert(random_models, tmp_path / "converted", dtype=dtype)
-    assert same_weights(gld_core.load(tmp_path / "converted", dtype=dtype), gld_core.load(random_models, dtype=dtype))
+    converted, released = (
+        gld_core.load(folder, dtype=dtype, keep=True) for folder in (tmp_path / "converted", random_models)
+    )
+    assert same_weights(converted, released)
 
 
 def test_converted_files_say_where_they_come_from(random_models, tmp_path):

@@ -18,7 +18,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def gld(random_models):
-    return gld_core.load(random_models)
+    return gld_core.load(random_models, keep=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The public surface: any number of views, any size, every type, and every condition a user can set has an effect."""
 
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import gld_core
+from gld_core import checkpoints
 from gld_core.cameras import camera_map
 from gld_core.pipeline import conditions
 from gld_core.render import render_scene
@@ -28,7 +30,7 @@ def run(gld, V=3, N=1, height=42, width=56, steps=2, change=lambda cameras: came
 
 @pytest.fixture(scope="module")
 def gld(random_models):
-    return gld_core.load(random_models)
+    return gld_core.load(random_models, keep=True)
 
 
 @pytest.mark.parametrize("V, N, height, width", [(2, 1, 14, 14), (3, 2, 70, 42), (5, 4, 28, 98), (9, 1, 28, 28)])
@@ -40,6 +42,49 @@ def test_any_views_and_any_size_have_the_documented_shapes(gld, V, N, height, wi
     assert geometry.depth.shape == geometry.depth_conf.shape == (V, height, width)
     assert geometry.ray.shape == (V, height // 14 * 8, width // 14 * 8, 6)
     assert len(geometry.cameras) == V
+
+
+def test_one_stage_is_in_memory_at_a_time_and_gives_the_same(random_models):
+    lean, whole = gld_core.load(random_models), gld_core.load(random_models, keep=True)
+    alive = [weakref.ref(lean.diffusion[level]) for level in (1, 0)]
+    views, level1, level0 = run(lean)
+    backbone = weakref.ref(lean.codec.networks["backbone"])
+    assert [reference() for reference in alive] == [None, None]
+    assert torch.equal(lean.sample_level1(views, steps=2), level1)
+    assert backbone() is None
+    for ours, kept in zip((level1, level0), run(whole)[1:], strict=True):
+        assert torch.equal(ours, kept)
+    assert torch.equal(lean.decode_rgb(views, level1, level0), whole.decode_rgb(views, level1, level0))
+    ours, kept = (gld.decode_geometry(views, level1, level0).depth for gld in (lean, whole))
+    assert torch.equal(ours, kept)
+
+
+def test_a_stage_that_goes_on_reads_no_file_again(random_models, monkeypatch):
+    gld = gld_core.load(random_models)
+    views, level1, _ = run(gld)
+    opened = []
+    read_file = checkpoints.read_file
+    monkeypatch.setattr(checkpoints, "read_file", lambda path: opened.append(path.stem) or read_file(path))
+    for _ in range(2):
+        gld.sample_level1(views, steps=1)
+    assert opened == ["da3_level1"]
+    for _ in range(2):
+        gld.decode_rgb(views, level1, None)
+    assert sorted(opened[1:]) == ["mae_decoder", "model"]
+
+
+def test_a_network_put_in_by_hand_stays(random_models):
+    gld = gld_core.load(random_models)
+    gld.diffusion[1] = network = gld.diffusion[1]
+    run(gld)
+    assert gld.diffusion[1] is network
+
+
+def test_weights_that_were_read_while_sampling_may_be_changed(random_models):
+    gld = gld_core.load(random_models, dtype=torch.bfloat16)
+    run(gld)
+    weight = gld.diffusion[0].blocks[0].attn.qkv.weight
+    assert not weight.is_inference()
 
 
 @pytest.mark.parametrize("dtype, limit", [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
