@@ -227,20 +227,20 @@ class Room:
         return min([walls, *(np.hypot(*(eyes[:, :2] - [x, y]).T).min() - radius for x, y, radius in self.occupied)])
 
 
-def camera_path(room: Room, views: int) -> np.ndarray:
-    """(V, 4, 4) OpenCV camera-to-world along a smooth path at eye height, clear of the furniture, looking at a point
-    that moves slowly.
+def camera_path(room: Room, views: int, reach: float) -> np.ndarray:
+    """(V, 4, 4) OpenCV camera-to-world along a smooth path of 0.5 to 1.6 times `reach` metres at eye height, clear of
+    the furniture, looking at a point that moves slowly.
     """
     rng, steps = room.rng, np.linspace(0, 1, views)[:, None]
     best, eyes, goals = -np.inf, np.empty(0), np.empty(0)
     for _ in range(60):
         start = np.array([*rng.uniform(0.15, 0.85, 2) * room.size[:2], rng.uniform(1.1, 1.7)])
-        heading, length = rng.uniform(0, 2 * pi), rng.uniform(0.5, 1.6)
+        heading, length = rng.uniform(0, 2 * pi), reach * rng.uniform(0.5, 1.6)
         end = start + length * np.array([np.cos(heading), np.sin(heading), rng.uniform(-0.2, 0.2)])
         bend = (start + end) / 2 + rng.uniform(-0.25, 0.25, 3) * [1, 1, 0.4]
         path = (1 - steps) ** 2 * start + 2 * steps * (1 - steps) * bend + steps**2 * end
         goal = np.array([*rng.uniform(0.1, 0.9, 2) * room.size[:2], rng.uniform(0.5, 1.3)])
-        aims = goal + steps * rng.uniform(-0.7, 0.7, 3) * [1, 1, 0.3]
+        aims = goal + steps * reach * rng.uniform(-0.7, 0.7, 3) * [1, 1, 0.3]
         away = np.linalg.norm((aims - path)[:, :2], axis=1).min()
         score = min(room.clearance(path), 0.5) + min(away, 2.0) / 4
         if score > best:
@@ -444,16 +444,18 @@ def lamp_light(room: Room, points: np.ndarray) -> np.ndarray:
     return light
 
 
-def render_scene(seed: int, views: int, height: int, width: int, samples: int = 2) -> tuple[Tensor, Tensor, Cameras]:
+def render_scene(
+    seed: int, views: int, height: int, width: int, samples: int = 2, reach: float = 1.0
+) -> tuple[Tensor, Tensor, Cameras]:
     """A room and a camera path of its own for every seed: images (V, 3, H, W) in [0, 1], depth (V, H, W), cameras.
 
     Depth is the distance in metres along the camera's axis at the pixel's centre; colours are the mean of
-    samples x samples rays per pixel. The same arguments give the same numbers; cameras are metric OpenCV
-    camera-to-world in a z-up world, with one K of 60 to 85 degrees across for all views.
+    samples x samples rays per pixel; `reach` scales how far the camera goes. The same arguments give the same numbers;
+    cameras are metric OpenCV camera-to-world in a z-up world, with one K of 60 to 85 degrees across for all views.
     """
     rng = np.random.default_rng(seed)
     room = Room(rng)
-    c2w = camera_path(room, views)
+    c2w = camera_path(room, views, reach)
     focal = width / 2 / np.tan(np.radians(rng.uniform(60, 85)) / 2)
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     images, depths = [], []

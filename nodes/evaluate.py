@@ -1,0 +1,91 @@
+"""How near generated views are to the truth."""
+
+from pathlib import Path
+
+from comfy_api.latest import io, ui
+
+from ..gld_core.cameras import path_order
+from ..gld_core.evaluate import means, picture_errors, pose_row, scaled_depth_errors, table, to_json
+from ..gld_core.lpips import LINEAR_FILE, LPIPS, VGG_FILE, missing_files
+from . import host
+from .sockets import DA3Geometry, GLDCameras
+
+
+class GLDEvaluateViews(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDEvaluateViews",
+            display_name="Evaluate GLD Views",
+            category="GLD",
+            description="How near generated views are to photographs of the same views, their depth to the true depth, "
+            "their cameras to the true cameras.",
+            search_aliases=["psnr", "ssim", "lpips", "metrics", "compare images", "benchmark"],
+            inputs=[
+                io.Image.Input("images", tooltip="Generated views, sources first, as from Decode GLD RGB."),
+                io.Image.Input(
+                    "truth",
+                    tooltip="Photographs of the last of them: as many as there are targets, or of all views.",
+                ),
+                DA3Geometry.Input(
+                    "geometry", optional=True, tooltip="Depth of the generated views, as from Decode GLD Depth."
+                ),
+                DA3Geometry.Input(
+                    "true_geometry", optional=True, tooltip="True depth of the last of them, as of 'truth'."
+                ),
+                GLDCameras.Input(
+                    "cameras",
+                    optional=True,
+                    tooltip="Found in the generated views, as by Estimate GLD Cameras.",
+                ),
+                GLDCameras.Input("true_cameras", optional=True, tooltip="The cameras that the views were made for."),
+            ],
+            outputs=[
+                io.Float.Output(display_name="psnr", tooltip="Mean over the views with a photograph, in dB."),
+                io.Float.Output(display_name="ssim", tooltip="Mean over the views with a photograph, up to 1."),
+                io.String.Output(display_name="report", tooltip="All numbers, per view and mean, as Markdown."),
+                io.String.Output(display_name="json", tooltip="The same as JSON."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images, truth, geometry=None, true_geometry=None, cameras=None, true_cameras=None):
+        V, M = len(images), len(truth)
+        if M > V or images.shape[1:3] != truth.shape[1:3]:
+            raise ValueError(
+                f"The input 'images' is {V} pictures of {images.shape[2]}x{images.shape[1]}, 'truth' is {M} of "
+                f"{truth.shape[2]}x{truth.shape[1]}; give photographs of one size with the last of 'images'."
+            )
+        for name, found, true in (("geometry", geometry, true_geometry), ("cameras", cameras, true_cameras)):
+            if (found is None) != (true is None):
+                raise ValueError(f"Of the inputs '{name}' and 'true_{name}' one is open; wire both, or neither.")
+        folders = [Path(folder) / "lpips" for folder in host.model_folders()]
+        folder = next((folder for folder in folders if not missing_files(folder)), None)
+        lpips = None if folder is None else LPIPS(folder)
+        errors = picture_errors(images[V - M :, ..., :3].movedim(-1, 1), truth[..., :3].movedim(-1, 1), lpips)
+        if geometry is not None:
+            found, true = geometry["depth"].cpu(), true_geometry["depth"].cpu()
+            if len(found) < M or len(true) < M or found.shape[1:] != true.shape[1:]:
+                raise ValueError(
+                    f"The input 'geometry' is {len(found)} views of {found.shape[2]}x{found.shape[1]}, 'true_geometry' "
+                    f"{len(true)} of {true.shape[2]}x{true.shape[1]}; give depth of the {M} views of 'truth', in one "
+                    "size."
+                )
+            errors |= scaled_depth_errors(found[-M:], true[-M:])
+        row = means(errors)
+        if cameras is not None:
+            if len(cameras) != len(true_cameras) or len(cameras) < 2:
+                raise ValueError(
+                    f"The input 'cameras' is {len(cameras)} cameras, 'true_cameras' {len(true_cameras)}; give those of "
+                    "the same views, at least 2."
+                )
+            row |= pose_row(cameras, true_cameras, path_order(true_cameras, V - M))
+        views = {f"view {V - M + number}": {key: float(errors[key][number]) for key in errors} for number in range(M)}
+        report = table([("mean", row), *views.items()])
+        if lpips is None:
+            report += f"\n\nLPIPS is not measured: {VGG_FILE} and {LINEAR_FILE} are not in models/gld/lpips."
+        host.say(f"PSNR {row['psnr']:.2f} dB, SSIM {row['ssim']:.3f}", cls.hidden.unique_id)
+        content = to_json({"mean": row, "views": views})
+        return io.NodeOutput(row["psnr"], row["ssim"], report, content, ui=ui.PreviewText(report))
