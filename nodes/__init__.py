@@ -1,6 +1,11 @@
 from comfy_api.latest import ComfyExtension, io
+from comfyui_version import __version__
 
-from . import camera_files, camera_preview, cameras, decode, export, geometry, host, load, sample
+OLDEST = "0.30.0"
+if [int(part) for part in __version__.split(".")] < [int(part) for part in OLDEST.split(".")]:
+    raise ImportError(f"GLD Novel Views needs ComfyUI {OLDEST} or newer, this is {__version__}; update ComfyUI.")
+
+from . import camera_files, camera_preview, cameras, decode, evaluate, export, geometry, host, load, sample  # noqa: E402
 
 
 class GLDExtension(ComfyExtension):
@@ -22,10 +27,12 @@ class GLDExtension(ComfyExtension):
             sample.GLDCascadeLevel0,
             sample.GLDConditioning,
             sample.GLDScheduler,
+            sample.GLDFast,
             decode.GLDDecodeRGB,
             decode.GLDDecodeDepth,
             decode.GLDOrderViews,
             geometry.GLDCheckDepth,
+            evaluate.GLDEvaluateViews,
             export.GLDExportGLB,
             export.GLDExportPLY,
             export.GLDExportDataset,

@@ -3,6 +3,7 @@
 import inspect
 import math
 import os
+from pathlib import Path
 
 import folder_paths
 import torch
@@ -17,12 +18,20 @@ from ..gld_core.images import fit, fitting_size
 from ..gld_core.scenes import choose_views, read_scene
 from . import host
 from .load import stamp
-from .sockets import DA3Geometry, GLDBackbone, GLDCameras, da3_geometry, sources_geometry
+from .sockets import DA3Geometry, GLDBackbone, GLDCameras, check_chosen, da3_geometry, sources_geometry
 
 LONG_SIDE_TOOLTIP = (
     "Pixels of the longer side after fitting; the shorter one becomes the nearest multiple of 14. The models were "
     "trained at 504."
 )
+
+
+SAMPLES = Path(__file__).parents[1] / "workflows" / "inputs"
+
+
+def samples() -> dict[str, str]:
+    """Folders of the scenes that come with the plugin by the names they are listed under."""
+    return {f"sample: {folder.name}": str(folder) for folder in sorted(SAMPLES.iterdir())}
 
 
 def scene_folders() -> list[str]:
@@ -37,6 +46,8 @@ def scene_folders() -> list[str]:
 
 def scene_path(name: str) -> str:
     """Folder of a scene. ValueError where the name leaves the input folder or there is none."""
+    if name in samples():
+        return samples()[name]
     top = folder_paths.get_input_directory()
     path = os.path.join(top, name)
     if not folder_paths.is_within_directory(top, path) or not os.path.isdir(path):
@@ -51,9 +62,10 @@ def indices(text: str, name: str) -> list[int]:
     out = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
-            raise ValueError(f"The input '{name}' is {text!r}; give view numbers such as 0, 3-5.")
-        out += range(int(first), int(last or first) + 1)
+        ends = (first, last or first)
+        if not all(end.isdecimal() and len(end) < 6 for end in ends) or int(ends[0]) > int(ends[1]):
+            raise ValueError(f"The input '{name}' is {text[:60]!r}; give view numbers such as 0, 3-5.")
+        out += range(int(ends[0]), int(ends[1]) + 1)
     return out
 
 
@@ -68,7 +80,11 @@ class GLDLoadScene(io.ComfyNode):
             "same-named .npz that holds 'pose' (4x4 OpenCV camera-to-world) and 'intrinsic' (3x3, pixels).",
             search_aliases=["posed images", "camera poses", "extrinsics", "intrinsics"],
             inputs=[
-                io.Combo.Input("scene", options=scene_folders(), tooltip="Folder below ComfyUI/input."),
+                io.Combo.Input(
+                    "scene",
+                    options=[*scene_folders(), *samples()],
+                    tooltip="Folder below ComfyUI/input, or a sample that comes with this plugin.",
+                ),
                 io.String.Input(
                     "sources",
                     default="2",
@@ -103,7 +119,7 @@ class GLDLoadScene(io.ComfyNode):
         count = sources.strip()
         chosen, wanted = choose_views(
             len(loaded),
-            int(count) if count.isdigit() else indices(sources, "sources"),
+            int(count) if count.isdecimal() and len(count) < 6 else indices(sources, "sources"),
             indices(targets, "targets") or None,
         )
         cameras = loaded.cameras[chosen + wanted]
@@ -167,6 +183,11 @@ class GLDEstimateCameras(io.ComfyNode):
             K[:, 0, 0] = K[:, 1, 1] = width / 2 / math.tan(math.radians(fov) / 2)
             cameras = Cameras(cameras.c2w, K, height, width)
         cameras.check()
+        if len(cameras) > 1 and not cameras.c2w[:, :3, 3].any():
+            raise ValueError(
+                f"This backbone does not find where the {len(cameras)} photographs stand; give it one photograph, load "
+                "the cameras, or estimate with da3 or vggt."
+            )
         medians = [view.median().item() for view in confidence]
         shares = [math.nan] * len(medians)
         if len(medians) > 1:
@@ -197,29 +218,52 @@ SETTINGS = {
 }
 
 
+NUMBER = 7
+
+
+# A motion's settings are optional: one chosen on a subgraph's box comes with the settings of the one chosen inside.
 def number_input() -> io.Int.Input:
     return io.Int.Input(
-        "number", default=7, min=1, max=1000, tooltip="How many target views. With the sources, up to 8 go in one pass."
+        "number",
+        default=NUMBER,
+        min=1,
+        max=1000,
+        optional=True,
+        tooltip="How many target views. With the sources, up to 8 go in one pass.",
     )
 
 
 def ease_input() -> io.Combo.Input:
-    return io.Combo.Input("ease", options=list(motions.EASES), tooltip="Slow at the start (in), the end (out) or both.")
+    return io.Combo.Input(
+        "ease",
+        options=list(motions.EASES),
+        optional=True,
+        tooltip="Slow at the start (in), the end (out) or both.",
+    )
 
 
 def start_inputs() -> list:
     return [
         io.Boolean.Input(
-            "first_is_source", default=False, tooltip="The first target is the source itself, else the step after it."
+            "first_is_source",
+            default=False,
+            optional=True,
+            tooltip="The first target is the source itself, else the step after it.",
         ),
         io.Int.Input(
-            "source", default=0, min=0, max=63, advanced=True, tooltip="The source that the path starts from."
+            "source",
+            default=0,
+            min=0,
+            max=63,
+            optional=True,
+            advanced=True,
+            tooltip="The source that the path starts from.",
         ),
     ]
 
 
 def closed_input() -> io.Boolean.Input:
-    return io.Boolean.Input("closed", default=False, tooltip="Return to the start.")
+    return io.Boolean.Input("closed", default=False, optional=True, tooltip="Return to the start.")
 
 
 def motion_option(name: str) -> io.DynamicCombo.Option:
@@ -229,7 +273,9 @@ def motion_option(name: str) -> io.DynamicCombo.Option:
         low, high, step, unit = SETTINGS[setting.name]
         tooltip = f"{motions.MOTIONS[name].__doc__} {unit}"
         settings.append(
-            io.Float.Input(setting.name, default=setting.default, min=low, max=high, step=step, tooltip=tooltip)
+            io.Float.Input(
+                setting.name, default=setting.default, min=low, max=high, step=step, optional=True, tooltip=tooltip
+            )
         )
     return io.DynamicCombo.Option(name, [*settings, number_input(), ease_input(), *start_inputs()])
 
@@ -247,7 +293,12 @@ def motion_options() -> list[io.DynamicCombo.Option]:
             [
                 number_input(),
                 ease_input(),
-                io.Boolean.Input("first_is_source", default=False, tooltip="Start and end at the sources themselves."),
+                io.Boolean.Input(
+                    "first_is_source",
+                    default=False,
+                    optional=True,
+                    tooltip="Start and end at the sources themselves.",
+                ),
                 closed_input(),
             ],
         ),
@@ -266,7 +317,7 @@ def motion_options() -> list[io.DynamicCombo.Option]:
             "views",
             [
                 GLDCameras.Input("targets", tooltip="Cameras to look from."),
-                io.String.Input("views", default="", tooltip="Which of them: '2-5'. Empty: all."),
+                io.String.Input("views", default="", optional=True, tooltip="Which of them: '2-5'. Empty: all."),
             ],
         ),
     ]
@@ -319,25 +370,26 @@ class GLDSetCameras(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, cameras, sources, motion, geometry=None):
+    def execute(cls, cameras, sources, motion=None, geometry=None):
+        check_chosen(motion, "motion")
         if sources > len(cameras):
             raise ValueError(f"The input 'sources' is {sources}, but there are {len(cameras)} cameras; lower it.")
         own = cameras[: sources or len(cameras)]
         measured = None if geometry is None else sources_geometry(geometry, own).depth
         check_scene(own, len(own), None if measured is None else motions.scene_depth(own, measured))
         depth = motions.scene_depth(own, measured)
-        settings = dict(motion)
+        settings = {name: value for name, value in motion.items() if value is not None}
         name = settings.pop("motion")
         if name == "views":
             targets = settings["targets"]
-            chosen = indices(settings["views"], "views") or list(range(len(targets)))
+            chosen = indices(settings.get("views", ""), "views") or list(range(len(targets)))
             if max(chosen) >= len(targets):
                 raise ValueError(f"There is no target view {max(chosen)}; the list has views 0 to {len(targets) - 1}.")
             targets = targets[chosen]
         else:
             base, loop = settings.pop("source", 0), settings.pop("closed", False)
             keys = keyframe_cameras(settings.pop("keyframes", {}), own)
-            count = settings.pop("number")
+            count = settings.pop("number", NUMBER)
             targets = motions.targets(own, name, count, depth, base=base, loop=loop, keys=keys, **settings)
         joined = motions.join(own, targets)
         check_scene(joined, len(own), None if measured is None else depth)

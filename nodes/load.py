@@ -1,4 +1,4 @@
-"""Loading the released or converted files out of models/gld."""
+"""Loading the released or converted files out of models/gld, or the small model that comes with the plugin."""
 
 import os
 
@@ -9,7 +9,8 @@ from . import host
 from .download import VGGT_LICENCES, WEIGHTS, fetch_parts, released_file
 from .sockets import GLDBackbone
 
-BACKBONES = list(checkpoints.LAYOUT)
+NANO = "nano"
+FAMILIES = {**{name: name for name in checkpoints.LAYOUT}, NANO: "da3"}
 LEVELS = ("level1", "level0")
 UNDECIDED = "not chosen"
 DOWNLOAD_TOOLTIP = (
@@ -25,12 +26,18 @@ def stamp(paths: list) -> list:
 
 def codec_files(folder: str, backbone: str) -> list:
     """Files of the frozen networks in a model folder. FileNotFoundError says what is missing and where to put it."""
-    return [checkpoints.find(folder, backbone, part) for part in checkpoints.LAYOUT[backbone] if part not in LEVELS]
+    family = FAMILIES[backbone]
+    return [checkpoints.find(folder, family, part) for part in checkpoints.LAYOUT[family] if part not in LEVELS]
+
+
+def codec_folders(backbone: str) -> list[str]:
+    """Where the frozen networks may be: the model folders, for nano those called nano in them."""
+    return [os.path.join(folder, NANO) if backbone == NANO else folder for folder in host.model_folders()]
 
 
 def codec_folder(backbone: str) -> str | None:
-    """The first of the model folders that has all frozen networks."""
-    for folder in host.model_folders():
+    """The first of its folders that has all frozen networks."""
+    for folder in codec_folders(backbone):
         try:
             codec_files(folder, backbone)
         except FileNotFoundError:
@@ -41,13 +48,14 @@ def codec_folder(backbone: str) -> str | None:
 
 def released_parts() -> dict[str, tuple[str, str]]:
     """Backbone and level of the released diffusion models by file name."""
-    return {released_file(name, level): (name, level) for name in BACKBONES for level in LEVELS}
+    return {released_file(name, level): (name, level) for name in checkpoints.LAYOUT for level in LEVELS}
 
 
 def diffusion_files() -> list[str]:
     """Diffusion models there are, and the released names of those there could be."""
     frozen = [stem for parts in checkpoints.LAYOUT.values() for part, stem in parts.items() if part not in LEVELS]
-    found = [name for name in host.model_files() if not name.startswith(("model_stats/", *frozen))]
+    others = ("model_stats/", *frozen)
+    found = [name for name in host.model_files() if not name.removeprefix(f"{NANO}/").startswith(others)]
     stems = {os.path.splitext(name)[0] for name in found}
     return found + [name for name in released_parts() if os.path.splitext(name)[0] not in stems]
 
@@ -65,8 +73,10 @@ class GLDLoadBackbone(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "backbone",
-                    options=BACKBONES,
-                    tooltip="da3: Depth Anything 3 Base. vggt: VGGT-1B (non-commercial weights).",
+                    options=list(FAMILIES),
+                    default=NANO if codec_folder("da3") is None else "da3",
+                    tooltip="da3: Depth Anything 3 Base. vggt: VGGT-1B (non-commercial weights). nano: the small model "
+                    "that comes with this plugin, for rendered rooms at 126 pixels.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -94,8 +104,10 @@ class GLDLoadBackbone(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, backbone, download, vggt_licence=UNDECIDED):
-        if backbone not in BACKBONES:
-            return f"There is no backbone {backbone!r}; choose one of {', '.join(BACKBONES)}."
+        if backbone not in FAMILIES:
+            return f"There is no backbone {backbone!r}; choose one of {', '.join(FAMILIES)}."
+        if codec_folder(backbone) is None and backbone == NANO:
+            return f"{codec_folders(NANO)[-1]} is incomplete: nano comes with this plugin; install the plugin again."
         if codec_folder(backbone) is None and not download:
             return f"{missing(backbone)} Or switch on 'download'."
         has_vggt = host.model_file(released_file("vggt", "backbone")) is not None
@@ -115,10 +127,10 @@ class GLDLoadBackbone(io.ComfyNode):
     @classmethod
     def execute(cls, backbone, weight_dtype, download, vggt_licence=UNDECIDED):
         folder = codec_folder(backbone) or host.model_folders()[0]
-        if download:
+        if download and backbone != NANO:
             parts = [part for part in checkpoints.LAYOUT[backbone] if part not in LEVELS]
             fetch_parts(folder, backbone, parts, host.progress_bar(), VGGT_LICENCES.get(vggt_licence))
-        return io.NodeOutput(host.Backbone(folder, backbone, weight_dtype))
+        return io.NodeOutput(host.Backbone(folder, FAMILIES[backbone], weight_dtype))
 
 
 def missing(backbone: str) -> str:
@@ -133,6 +145,7 @@ def missing(backbone: str) -> str:
 class GLDLoadDiffusionModel(io.ComfyNode):
     @classmethod
     def define_schema(cls):
+        files = diffusion_files()
         return io.Schema(
             node_id="GLDLoadDiffusionModel",
             display_name="Load GLD Diffusion Model",
@@ -143,9 +156,10 @@ class GLDLoadDiffusionModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=diffusion_files(),
-                    tooltip="A file in models/gld, released (.pt) or converted (.safetensors). level1 goes to Sample "
-                    "Level 1, cascade to Cascade Level 0.",
+                    options=files,
+                    default=next(name for name in files if "level1" in name),
+                    tooltip="A file in models/gld, released (.pt) or converted (.safetensors); nano/: the small model "
+                    "that comes with this plugin. level1 goes to Sample Level 1, cascade to Cascade Level 0.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
