@@ -71,6 +71,21 @@ report["bf16 camera types"] = [
     str(half.model.diffusion_model.camera_embedder.proj.weight.dtype),
 ]
 report["bf16 weight type"] = str(half.model.diffusion_model.blocks[0].attn.qkv.weight.dtype)
+
+small = host.load_diffusion_model(model_path, "fp8_e4m3fn")
+report["fp8 error"] = float((run(small) - meant).norm() / (x - meant).norm())
+block = small.model.diffusion_model.blocks[0]
+vectors = [block.attn.qkv.weight, block.attn.qkv.bias, block.norm1.weight]
+report["fp8 types"] = [str(tensor.dtype) for tensor in vectors]
+report["fp8 camera type"] = str(small.model.diffusion_model.camera_embedder.proj.weight.dtype)
+supports_cast = comfy.model_management.supports_cast
+comfy.model_management.supports_cast = lambda device, dtype: dtype.itemsize > 1
+try:
+    host.load_diffusion_model(model_path, "fp8_e4m3fn")
+except ValueError as error:
+    report["fp8 refused"] = str(error)
+comfy.model_management.supports_cast = supports_cast
+
 report["memory at 8 views of 504x504"] = full.model.memory_required([2, C, 8, 36, 36])
 report["decoder width"] = full.model.diffusion_model.config.decoder_width
 print(json.dumps(report))

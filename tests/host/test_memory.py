@@ -28,6 +28,16 @@ def test_cameras_stay_float32_whatever_the_weights(report):
     assert report["bf16 camera types"] == ["torch.float32", "torch.float32"]
 
 
+def test_float8_is_for_matrices_and_its_error_is_bounded(report):
+    assert report["fp8 types"] == ["torch.float8_e4m3fn", "torch.float32", "torch.float32"]
+    assert report["fp8 camera type"] == "torch.float32"
+    assert 0.005 < report["fp8 error"] < 0.06
+
+
+def test_float8_is_refused_where_the_host_cannot_keep_it(report):
+    assert report["fp8 refused"] == "ComfyUI cannot keep fp8_e4m3fn weights on cpu; choose bf16 in 'weight_dtype'."
+
+
 def test_memory_required_is_what_a_forward_pass_was_measured_to_need(report):
     """At the released decoder width of 2048: 3.7 GiB in float32 for both guidance branches of eight 504x504 views."""
     needed = report["memory at 8 views of 504x504"] * 2048 / report["decoder width"]

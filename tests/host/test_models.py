@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+NANO = "nano/checkpoints/da3_{}.safetensors"
+
 
 @pytest.fixture(scope="module")
 def hub(models):
@@ -94,6 +96,31 @@ def test_nothing_is_downloaded_unless_asked_for(bare_server, hub, graph, only):
     with pytest.raises(Exception, match="da3/model.safetensors"):
         bare_server.run(only(graph(), "save level1"))
     assert hub.requests == []
+
+
+def test_a_fresh_install_starts_with_the_small_model_and_the_sample(bare_server, hub, graph):
+    """What the loaders are set to where no released file is; all of it works without a request to anywhere."""
+    inputs = {
+        node: bare_server.get(f"/object_info/{node}")[node]["input"]["required"]
+        for node in ("GLDLoadBackbone", "GLDLoadDiffusionModel", "GLDLoadScene")
+    }
+    assert inputs["GLDLoadBackbone"]["backbone"][1]["default"] == "nano"
+    assert inputs["GLDLoadDiffusionModel"]["model_name"][1]["default"] == NANO.format("level1")
+    assert inputs["GLDLoadScene"]["scene"][1]["options"] == ["room", "sample: room"]
+    small = {"backbone": "nano", "level1_model": NANO.format("level1"), "level0_model": NANO.format("cascade")}
+    result = bare_server.run(graph("sample: room", long_side=126, **small))
+    assert len(result.files("save rgb")) == len(result.files("save depth")) == 6
+    assert hub.requests == []
+
+
+def test_released_files_come_before_the_small_model(server):
+    inputs = {
+        node: server.get(f"/object_info/{node}")[node]["input"]["required"]
+        for node in ("GLDLoadBackbone", "GLDLoadDiffusionModel")
+    }
+    assert inputs["GLDLoadBackbone"]["backbone"][1]["default"] == "da3"
+    assert inputs["GLDLoadDiffusionModel"]["model_name"][1]["default"] == "checkpoints/da3_level1.pt"
+    assert not [name for name in inputs["GLDLoadDiffusionModel"]["model_name"][1]["options"] if "pretrained" in name]
 
 
 def test_a_wrong_file_is_not_kept(bare_server, hub, wanted):
