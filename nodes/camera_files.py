@@ -1,6 +1,5 @@
 """Cameras from and to other programs, and the 3D view."""
 
-import json
 import os
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ..gld_core.cameras import Cameras, check_scene
 from ..gld_core.export import atomic_folder, check_new, write_transforms
 from ..gld_core.formats import (
     colmap_folder,
+    parse_json,
     parse_matrices,
     read_cameras,
     read_da3_geometry,
@@ -25,8 +25,9 @@ from ..gld_core.images import fit, fitting_size
 from ..gld_core.motions import scene_depth
 from . import host
 from .cameras import LONG_SIDE_TOOLTIP, indices, preview_world
+from .export import output_path
 from .load import stamp
-from .sockets import DA3Geometry, GLDCameras
+from .sockets import DA3Geometry, GLDCameras, check_chosen
 
 FORMATS = ("transforms.json", "COLMAP binary", "COLMAP text")
 EXAMPLE = """{"width": 504, "height": 336,
@@ -155,14 +156,15 @@ class GLDLoadCameras(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, source, **kwargs):
-        if source["source"] != "file":
+    def fingerprint_inputs(cls, source=None, **kwargs):
+        if source is None or source["source"] != "file":
             return None
         path = Path(camera_path(source["path"]))
         return stamp(sorted(path.rglob("*")) if path.is_dir() else [path])
 
     @classmethod
-    def execute(cls, source, views, long_side, images=None):
+    def execute(cls, views, long_side, source=None, images=None):
+        check_chosen(source, "source")
         cameras, names = read_source(source)
         chosen = indices(views, "views") or list(range(len(cameras)))
         if max(chosen) >= len(cameras):
@@ -195,11 +197,7 @@ def read_source(source: dict) -> tuple[Cameras, list[str]]:
             if scene is None
             else read_load3d(infos, height, width, preview_world(scene))
         )
-    try:
-        content = json.loads(source["text"])
-    except json.JSONDecodeError as error:
-        raise ValueError(f"The input 'text' is not JSON ({error}); give an object such as {EXAMPLE}") from None
-    return parse_matrices(content, what="The input 'text'")
+    return parse_matrices(parse_json(source["text"], "The input 'text'"), what="The input 'text'")
 
 
 def scaled_to(cameras: Cameras, images: Tensor) -> Cameras:
@@ -222,7 +220,8 @@ def scaled_to(cameras: Cameras, images: Tensor) -> Cameras:
 def fitted(cameras: Cameras, images: Tensor | None, long_side: int) -> tuple[Cameras, Tensor | None]:
     """Cameras and photographs (N, H, W, 3) at the size the networks take; each cropped around its principal point."""
     height, width = fitting_size(cameras.height, cameras.width, long_side)
-    blank = torch.zeros(1, 1, 1).expand(3, cameras.height, cameras.width)
+    # Only the camera of a view without a photograph is fitted.
+    blank = torch.empty(3, cameras.height, cameras.width, device="meta")
     photographs = [] if images is None else list(images[..., :3].movedim(-1, 1))
     pairs = [
         fit(photographs[view] if view < len(photographs) else blank, K, height, width)
@@ -275,9 +274,7 @@ class GLDSaveCameras(io.ComfyNode):
         if view >= len(cameras):
             raise ValueError(f"There is no view {view}; there are views 0 to {len(cameras) - 1}.")
         info = to_load3d(cameras[view], scene_depth(cameras), preview_world(cameras))[0]
-        top = folder_paths.get_output_directory()
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, top)
-        path = Path(folder) / f"{name}_{counter:05}_"
+        path = Path(output_path(filename_prefix) + "_")
         files = [f"view_{number:05d}.png" for number in range(len(cameras))]
         if format == "transforms.json":
             path = path.with_name(f"{path.name}.json")
@@ -286,6 +283,6 @@ class GLDSaveCameras(io.ComfyNode):
         else:
             with atomic_folder(path) as temporary:
                 write_colmap(temporary, cameras, files, binary=format == "COLMAP binary")
-        written = path.relative_to(top).as_posix()
+        written = path.relative_to(folder_paths.get_output_directory()).as_posix()
         host.say(f"{len(cameras)} cameras: {written}", cls.hidden.unique_id)
         return io.NodeOutput(info, str(path))

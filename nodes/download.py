@@ -97,6 +97,12 @@ def fetch_parts(
                     f"{repository} is given out on request: ask for it on huggingface.co/{repository}, then run "
                     "'hf auth login' on this machine and try again."
                 ) from error
+            # The HTTP library, and with it what a missing connection raises, is another one with every version.
+            except Exception as error:
+                raise RuntimeError(
+                    f"{url} cannot be reached ({error}); check the connection, or put the file at {Path(folder, name)} "
+                    "yourself."
+                ) from error
             # The address behind the redirect needs no login.
             fetch(metadata.location, Path(folder, name), str(metadata.etag), metadata.size, progress)
         if part == "backbone":

@@ -15,6 +15,7 @@ from ..gld_core.geometry import gltf_transform, point_cloud
 from ..gld_core.gltf import camera_frusta, scene_diagonal, write_glb
 from . import host
 from .geometry import geometry_inputs, selected, selection_inputs
+from .sockets import check_chosen
 
 VOXEL = io.Float.Input(
     "voxel",
@@ -27,6 +28,22 @@ VOXEL = io.Float.Input(
     tooltip="Side of the cubes in which views are merged, in the cameras' unit. 0: as fine as the pixels are, and no "
     "finer than max_points allows.",
 )
+
+
+def output_path(prefix: str) -> str:
+    """Where a numbered result goes below the output folder. ValueError where the name leaves it or cannot be one."""
+    top, name = folder_paths.get_output_directory(), os.path.normpath(prefix)
+    long = any(len(part.encode("utf-8", "replace")) > 150 for part in name.split(os.sep))
+    inside = folder_paths.is_within_directory(top, os.path.join(top, name))
+    try:
+        if name == "." or long or not name.isprintable() or not inside:
+            raise ValueError("it is no name below the output folder")
+        folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, top)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"The input 'filename_prefix' is {prefix[:60]!r} ({error}); give a name such as GLD/scene."
+        ) from None
+    return os.path.join(folder, f"{name}_{number:05}")
 
 
 def max_points_input() -> io.Int.Input:
@@ -74,8 +91,9 @@ class GLDExportGLB(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, geometry, cameras, kind, min_confidence, keep_at_least, confirmed_by, max_points, show_cameras=False
+        cls, geometry, cameras, min_confidence, keep_at_least, confirmed_by, max_points, kind=None, show_cameras=False
     ):
+        check_chosen(kind, "kind")
         depth, keep, images = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
         progress = host.progress_bar()
         parts: list
@@ -184,12 +202,10 @@ class GLDExportDataset(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, geometry, cameras, format, filename_prefix, min_confidence, keep_at_least, confirmed_by, max_points
+        cls, geometry, cameras, filename_prefix, min_confidence, keep_at_least, confirmed_by, max_points, format=None
     ):
-        parent, name, number, _, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        folder = os.path.join(parent, f"{name}_{number:05}")
+        check_chosen(format, "format")
+        folder = output_path(filename_prefix)
         depth, keep, images = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
         cloud = fuse_points(depth, images, cameras, keep, max_points, progress=host.progress_bar())
         names = [f"{view:04}" for view in range(len(cameras))]

@@ -8,7 +8,7 @@ from ..gld_core.cameras import Cameras
 from ..gld_core.fusion import agreement, usable
 from ..gld_core.geometry import confidence_threshold
 from . import host
-from .sockets import DA3Geometry, GLDCameras
+from .sockets import DA3Geometry, GLDCameras, check_geometry
 
 
 def geometry_inputs() -> list:
@@ -50,6 +50,7 @@ def checked(geometry: dict, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
     """Depth (V, H, W), confidence (V, H, W), infinite where there is none, and images (V, 3, H, W) of a DA3_GEOMETRY.
     ValueError where the cameras are of other views or not finite.
     """
+    check_geometry(geometry)
     depth, images, confidence = geometry["depth"], geometry["image"].movedim(-1, 1), geometry.get("confidence")
     if len(depth) != len(cameras) or tuple(depth.shape[1:]) != (cameras.height, cameras.width):
         raise ValueError(

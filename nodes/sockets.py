@@ -26,8 +26,26 @@ def da3_geometry(images: Tensor, depth: Tensor, confidence: Tensor, cameras: Cam
     }
 
 
+def check_chosen(value: dict | None, name: str) -> None:
+    """ValueError where a combo was sent with none of its options, which the host leaves out."""
+    if value is None:
+        raise ValueError(f"The input '{name}' has none of its options; choose one in the node.")
+
+
+def check_geometry(geometry: dict) -> None:
+    """ValueError unless a DA3_GEOMETRY has depth, pictures and, where there is any, confidence of the same pixels."""
+    depth, images, confidence = (geometry.get(name) for name in ("depth", "image", "confidence"))
+    shapes = [tuple(value.shape[:3]) for value in (depth, images, confidence) if torch.is_tensor(value)]
+    if depth is None or images is None or len(set(shapes)) != 1 or depth.ndim != 3 or images.shape[3:] != (3,):
+        raise ValueError(
+            f"The input 'geometry' has depth, image and confidence of shapes {shapes}, not (V, H, W), (V, H, W, 3) and "
+            "(V, H, W); take it from Decode GLD Depth or a multi-view Depth Anything 3 node."
+        )
+
+
 def sources_geometry(geometry: dict, sources: Cameras) -> Geometry:
     """The first views of a DA3_GEOMETRY, in the units of the sources' cameras. ValueError where there are too few."""
+    check_geometry(geometry)
     found, _ = read_da3_geometry(geometry)
     if len(found) < len(sources):
         raise ValueError(

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -29,6 +30,16 @@ ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "tests/host/site"
 COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".cache" / "comfyui")
 SHARED = ROOT.parent / "shared"
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-unsafe-swiftshader",
+]
 
 
 # Networks this small lose time to threads.
@@ -63,19 +74,26 @@ class Server:
             self.process = subprocess.Popen(
                 [str(part) for part in command], cwd=base, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
-        deadline = time.time() + 180
-        while True:
-            try:
-                self.get("/system_stats")
-                break
-            except OSError:
-                if self.process.poll() is not None or time.time() > deadline:
-                    raise RuntimeError(f"ComfyUI did not start:\n{self.log()[-4000:]}") from None
-                time.sleep(0.2)
+        try:
+            self.wait_for_start()
+        except BaseException:
+            self.close()
+            raise
         self.messages: queue.Queue = queue.Queue()
         self.listening = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self.listen()), daemon=True).start()
         assert self.listening.wait(30)
+
+    def wait_for_start(self):
+        deadline = time.time() + 600
+        while True:
+            try:
+                self.get("/system_stats")
+                return
+            except OSError:
+                if self.process.poll() is not None or time.time() > deadline:
+                    raise RuntimeError(f"ComfyUI did not start:\n{self.log()[-4000:]}") from None
+                time.sleep(0.2)
 
     def log(self) -> str:
         return self.log_path.read_text()
@@ -179,12 +197,22 @@ class Result:
         return load_file(self.files(node, "latents")[0])["latent_tensor"]
 
 
+def link(path: Path, folder: Path) -> None:
+    """Make the folder appear at path: a symbolic link, on Windows, where those need a privilege, a junction."""
+    if os.name == "nt":
+        import _winapi
+
+        _winapi.CreateJunction(str(folder), str(path))
+    else:
+        path.symlink_to(folder, target_is_directory=True)
+
+
 def make_base(base: Path, models: Path | None) -> Path:
     """A base directory with the plugin, the tests' nodes, models/gld and input/."""
     for folder in ("custom_nodes", "models", "input", "output", "user/default"):
         (base / folder).mkdir(parents=True, exist_ok=True)
-    (base / "custom_nodes" / "gld").symlink_to(ROOT, target_is_directory=True)
-    (base / "custom_nodes" / "gld_test_nodes").symlink_to(ROOT / "tests/host/test_nodes", target_is_directory=True)
+    link(base / "custom_nodes" / "gld", ROOT)
+    link(base / "custom_nodes" / "gld_test_nodes", ROOT / "tests/host/test_nodes")
     if models is not None:
         shutil.copytree(models, base / "models" / "gld")
     (base / "user/default/comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
@@ -237,11 +265,40 @@ def run_with_host():
 def server(tmp_path_factory, models, scene):
     base = make_base(tmp_path_factory.mktemp("comfyui"), models)
     shutil.copytree(scene, base / "input" / "room")
-    for view in range(4):
-        shutil.copy(scene / f"frame_{view:05d}.png", base / "input" / f"room_{view}.png")
     running = Server(base, "--cpu")
     yield running
     running.close()
+
+
+@contextmanager
+def open_pages(url: str):
+    """open_page(address, **context) -> the web page in headless Chromium, ready; address: by default the given one;
+    context: locale, viewport and such.
+    """
+    from playwright.sync_api import sync_playwright
+
+    executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    assert executable, "no Chromium found: install it, or set CHROMIUM to its executable"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+
+        def open_page(address: str = url, **context):
+            page = browser.new_page(**{"viewport": {"width": 2400, "height": 1150}, **context})
+            page.goto(address)
+            page.wait_for_function(
+                "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.GLDDecodeRGB)", timeout=120_000
+            )
+            page.wait_for_timeout(3000)
+            return page
+
+        yield open_page
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def open_page(server):
+    with open_pages(server.url) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
@@ -276,7 +333,10 @@ def graph():
         export |= {name: value for name, value in inputs.items() if name in export}
         nodes = {
             "scene": ("GLDLoadScene", scene_inputs),
-            "backbone": ("GLDLoadBackbone", {"backbone": "da3", "weight_dtype": "default", "download": False}),
+            "backbone": (
+                "GLDLoadBackbone",
+                {"backbone": inputs.get("backbone", "da3"), "weight_dtype": "default", "download": False},
+            ),
             "views": (
                 "GLDEncodeViews",
                 {"backbone": ["backbone", 0], "images": ["scene", 0], "cameras": ["scene", 1]},

@@ -158,18 +158,35 @@ def test_a_truncated_file(server, message, graph, only):
     whole = server.base / "models/gld/checkpoints/da3_level1.pt"
     (server.base / "models/gld/checkpoints/half_level1.pt").write_bytes(whole.read_bytes()[: 2**20])
     sentence = message(only(graph(level1_model="checkpoints/half_level1.pt"), "save level1"))
-    assert "half_level1.pt cannot be read" in sentence and "download it again" in sentence
+    assert "half_level1.pt cannot be read" in sentence and sentence.endswith("; download it again.")
+    assert len(sentence.split(". ")) == 1
+
+
+def test_a_web_page_saved_as_a_file(server, message, graph, only):
+    """Nothing of PyTorch's advice to load files that may run code."""
+    (server.base / "models/gld/page.pt").write_text("<html>Not found</html>")
+    sentence = message(only(graph(level1_model="page.pt"), "save level1"))
+    assert "page.pt cannot be read" in sentence and "weights_only" not in sentence
 
 
 def test_a_file_of_another_network(server, message, graph, only):
     shutil.copy(server.base / "models/gld/pretrained_models/mae_decoder.pt", server.base / "models/gld/strange.pt")
     sentence = message(only(graph(level1_model="strange.pt"), "save level1"))
-    assert "holds an RGB decoder, not a diffusion model" in sentence
+    assert "holds an RGB decoder, no diffusion model of GLD" in sentence
 
 
 def test_a_missing_model_says_where_to_put_it(server, message, graph, only):
     sentence = message(only(graph(level1_model="checkpoints/vggt_level1.pt"), "save level1"))
     assert "models/gld/checkpoints/vggt_level1.pt" in sentence and "download" in sentence
+
+
+def test_a_download_without_a_connection_says_where_to_put_the_file(message, graph, only):
+    """The server runs with HF_HUB_OFFLINE."""
+    prompt = graph(level1_model="checkpoints/vggt_level1.pt")
+    prompt["model1"]["inputs"]["download"] = True
+    sentence = message(only(prompt, "save level1"))
+    assert "resolve/main/checkpoints/vggt_level1.pt cannot be reached" in sentence
+    assert "models/gld/checkpoints/vggt_level1.pt yourself" in sentence
 
 
 def test_a_missing_backbone_says_where_to_put_it(message, graph, only):

@@ -176,6 +176,7 @@ def test_fp8_weights_run(server, graph, only, whole):
 
 def test_a_lora_on_a_linear_layer_is_the_changed_weight(server, graph, only, core, core_views, host_noise):
     key = "blocks.1.mlp.w3.weight"
+    views = core_views()
     network = core.diffusion[1]
     weight = network.state_dict()[key]
     generator = torch.Generator().manual_seed(0)
@@ -191,7 +192,6 @@ def test_a_lora_on_a_linear_layer_is_the_changed_weight(server, graph, only, cor
     prompt["level1"]["inputs"]["model"] = ["lora", 0]
     found = server.run(only(prompt, "save level1")).latent("save level1")[0].transpose(0, 1)
 
-    views = core_views()
     plain = core.sample_level1(views, steps=3, noise=host_noise(views, 7))
     original = weight.clone()
     try:

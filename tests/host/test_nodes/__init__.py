@@ -3,11 +3,17 @@ is known exactly.
 """
 
 import importlib
+import os
 import sys
+from pathlib import Path
 
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import ComfyExtension, io
+
+# The rest of the card is another program's, as far as this process goes.
+if "GLD_MEMORY_FRACTION" in os.environ:
+    torch.cuda.set_per_process_memory_fraction(float(os.environ["GLD_MEMORY_FRACTION"]))
 
 
 class FixedNoise:
@@ -66,6 +72,21 @@ class TestReportCalls(io.ComfyNode):
         return io.NodeOutput(ui={"calls": [model.calls]})
 
 
+class TestPeakMemory(io.ComfyNode):
+    """The most bytes this server had: on the GPU, or without one resident."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema("TestPeakMemory", inputs=[io.Image.Input("after")], is_output_node=True)
+
+    @classmethod
+    def execute(cls, after):
+        if torch.cuda.is_available():
+            return io.NodeOutput(ui={"bytes": [torch.cuda.max_memory_allocated()]})
+        resident = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+        return io.NodeOutput(ui={"bytes": [int(resident) * 1024]})
+
+
 class TestPlainConditioning(io.ComfyNode):
     """Conditioning as a text encoder makes it."""
 
@@ -114,7 +135,7 @@ class TestRoom(io.ComfyNode):
 
 class TestExtension(ComfyExtension):
     async def get_node_list(self):
-        return [TestNoise, TestCountCalls, TestReportCalls, TestPlainConditioning, TestRoom]
+        return [TestNoise, TestCountCalls, TestReportCalls, TestPeakMemory, TestPlainConditioning, TestRoom]
 
 
 async def comfy_entrypoint():

@@ -1,0 +1,43 @@
+"""What installing the plugin does to a ComfyUI: nothing that its environment has is changed."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+REQUIREMENTS = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
+
+
+def test_the_requirements_are_all_met_by_the_host_itself():
+    """This environment has ComfyUI's own requirements and the tests'; pip would install nothing into it."""
+    report = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-", "-r", "requirements.txt"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert report.returncode == 0, report.stderr
+    assert [package["metadata"]["name"] for package in json.loads(report.stdout)["install"]] == []
+
+
+def test_the_requirements_name_no_version():
+    """Whatever torch, numpy or pillow a ComfyUI has pinned stays; the registry reads the same list."""
+    assert all(re.fullmatch(r"[a-z_]+", line) for line in REQUIREMENTS)
+    assert json.loads(re.search(r"^dependencies = (\[.+\])$", PROJECT, re.MULTILINE)[1]) == REQUIREMENTS
+
+
+def test_the_oldest_comfyui_is_the_one_that_is_tested(server):
+    """In the registry's floor, in what an older one is told, and in what the tests run on unless told otherwise."""
+    oldest = re.search(r'^OLDEST = "([\d.]+)"$', (ROOT / "nodes/__init__.py").read_text(), re.MULTILINE)[1]
+    assert f'requires-comfyui = ">={oldest}"' in PROJECT
+    assert f"ComfyUI {oldest}" in (ROOT / "tests/bootstrap.py").read_text()
+    running = server.get("/system_stats")["system"]["comfyui_version"]
+    assert [int(part) for part in running.split(".")] >= [int(part) for part in oldest.split(".")]
+
+
+def test_the_changelog_has_the_version():
+    version = re.search(r'^version = "([\d.]+)"$', PROJECT, re.MULTILINE)[1]
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -1,0 +1,211 @@
+"""Good, bad and cancelled prompts of two clients at once: every result is the core's or a sentence, nothing is left."""
+
+import asyncio
+import collections
+import copy
+import os
+import queue
+import random
+import threading
+import time
+import uuid
+
+import pytest
+from safetensors.torch import load_file
+
+from gld_core import motions
+from gld_core.render import render_scene
+from gld_core.scenes import read_scene, write_scene
+
+PROMPTS = int(os.environ.get("GLD_SOAK_PROMPTS", 40))
+STEPS, SIDE = 2, 56
+
+
+def relative(found, meant):
+    return float((found - meant).norm() / meant.norm())
+
+
+def second_client(server):
+    """Another page open on the same server."""
+    other = copy.copy(server)
+    other.client, other.messages, other.listening = uuid.uuid4().hex, queue.Queue(), threading.Event()
+    threading.Thread(target=lambda: asyncio.run(other.listen()), daemon=True).start()
+    assert other.listening.wait(30)
+    return other
+
+
+# What is wrong with a prompt: how to spoil it, and words of the sentence it has to fail with.
+BAD = {
+    "cascade in level 1": (lambda p: p["level1"]["inputs"].update(model=["model0", 0]), "a level-1 model belongs"),
+    "swapped latents": (
+        lambda p: p["rgb"]["inputs"].update(level1=["level0", 0], level0=["level1", 0]),
+        "swap the wires",
+    ),
+    "no such scene": (lambda p: p["scene"]["inputs"].update(scene="../room"), "There is no scene"),
+    "no such view": (lambda p: p["scene"]["inputs"].update(targets="2, 77"), "There is no target view 77"),
+    "views backwards": (lambda p: p["scene"]["inputs"].update(targets="4-2"), "give view numbers such as"),
+    "no view numbers": (lambda p: p["scene"]["inputs"].update(sources="²"), "give view numbers such as"),
+    "no such model": (lambda p: p["model1"]["inputs"].update(model_name="../a.pt"), "is not in models/gld"),
+    "no steps": (lambda p: p["level1"]["inputs"].update(steps=0), "smaller than min"),
+    "one window too small": (
+        lambda p: (p["scene"]["inputs"].update(targets="2, 3"), p["level1"]["inputs"].update(window=2)),
+        "no room for a new target",
+    ),
+    "no wire": (lambda p: p["rgb"]["inputs"].pop("views"), "Required input is missing"),
+    "a wire of another kind": (lambda p: p["rgb"]["inputs"].update(views=["model1", 0]), "return_type_mismatch"),
+}
+
+
+class Job:
+    """One prompt, what it is meant to do, and what became of it."""
+
+    def __init__(self, number: int, graph, only):
+        choose = random.Random(number)
+        self.kind = choose.choices(("good", "bad", "cancelled"), (6, 2, 2))[0]
+        self.scene = choose.choice(("room", "hall"))
+        self.sources = choose.choice(([0], [0, 4], [4, 1]))
+        self.targets = choose.choice(([2], [3, 2]))
+        self.motion = choose.choice((None, "orbit", "truck"))
+        self.seed = choose.randrange(4)
+        self.delay = choose.uniform(0, 1.5)
+        self.preview = choose.choice(("none", "latent2rgb"))
+        steps = 1000 if self.kind == "cancelled" else STEPS
+        sources, targets = (", ".join(map(str, views)) + "," for views in (self.sources, self.targets))
+        prompt = graph(self.scene, sources, targets, SIDE, self.seed, steps)
+        if self.motion:
+            settings = {"number": 2, "ease": "none", "first_is_source": False, "source": 0}
+            settings |= {"orbit": {"degrees": 30.0}, "truck": {"distance": 0.2}}[self.motion]
+            inputs = {"cameras": ["scene", 1], "sources": len(self.sources), "motion": self.motion}
+            inputs |= {f"motion.{name}": value for name, value in settings.items()}
+            prompt["set"] = {"class_type": "GLDSetCameras", "inputs": inputs}
+            for name in ("views", "glb"):
+                prompt[name]["inputs"]["cameras"] = ["set", 0]
+        self.words = None
+        if self.kind == "bad":
+            spoil, self.words = choose.choice(list(BAD.values()))
+            spoil(prompt)
+        wanted = choose.choice((["save rgb"], ["save rgb", "save glb"], []))
+        # The host leaves out a bad output and runs the good ones.
+        self.prompt = only(prompt, "save rgb") if self.kind == "bad" else only(prompt, "save level0", *wanted)
+
+    def run(self, client) -> None:
+        """Queue it, cancel it where that is meant, and wait for its end."""
+        started = time.time()
+        try:
+            self.id = client.queue(self.prompt, preview_method=self.preview)
+        except Exception as refused:
+            assert type(refused).__name__ == "Refused", refused
+            self.outcome, self.message, self.seconds = "refused", str(refused), time.time() - started
+            return
+        if self.kind == "cancelled":
+            time.sleep(self.delay)
+            client.post("/queue", {"delete": [self.id]})
+            client.post("/interrupt", {"prompt_id": self.id})
+        while True:
+            found = client.get(f"/history/{self.id}")
+            if found and "completed" in found[self.id]["status"]:
+                break
+            waiting = client.get("/queue")
+            if not any(entry[1] == self.id for entries in waiting.values() for entry in entries):
+                found = client.get(f"/history/{self.id}")
+                break
+            assert time.time() - started < 300, f"stuck: {self.prompt}"
+            time.sleep(0.05)
+        self.seconds = time.time() - started
+        if not found:
+            self.outcome = "cancelled"
+            return
+        self.history = found[self.id]
+        messages = dict(self.history["status"]["messages"])
+        if "execution_error" in messages:
+            self.outcome, error = "failed", messages["execution_error"]
+            self.message = error["exception_message"].strip()
+            assert error["exception_type"] in ("ValueError", "FileNotFoundError"), error
+            assert "\n" not in self.message and self.message.endswith("."), self.message
+        else:
+            self.outcome = "cancelled" if "execution_interrupted" in messages else "done"
+
+
+@pytest.fixture
+def expected(server, core, host_noise):
+    """expected(job) -> the core's level-0 latent for a job's settings."""
+    known = {}
+
+    def compute(job: Job):
+        key = (job.scene, *job.sources, -1, *job.targets, job.motion, job.seed)
+        if key not in known:
+            scene = read_scene(server.base / "input" / job.scene, SIDE)
+            cameras = scene.cameras[job.sources + job.targets]
+            if job.motion:
+                own = scene.cameras[job.sources]
+                settings = {"orbit": {"degrees": 30.0}, "truck": {"distance": 0.2}}[job.motion]
+                cameras = motions.join(own, motions.targets(own, job.motion, 2, **settings))
+            views = core.encode_views(scene.photographs(job.sources), cameras)
+            noise = host_noise(views, job.seed)
+            level1 = core.sample_level1(views, steps=STEPS, noise=noise)
+            known[key] = core.cascade_level0(views, level1, steps=STEPS, noise=noise)
+        return known[key]
+
+    return compute
+
+
+def test_a_soak(server, graph, only, expected):
+    images, _, cameras = render_scene(1, 5, 84, 56)
+    write_scene(server.base / "input" / "hall", images, cameras)
+    jobs = [Job(number, graph, only) for number in range(PROMPTS)]
+    left = queue.SimpleQueue()
+    for job in jobs:
+        left.put(job)
+    memory, failures, clients = [], [], [server, second_client(server)]
+
+    def work(client):
+        try:
+            while True:
+                job = left.get_nowait()
+                job.client = client.client
+                job.run(client)
+                memory.append(server.rss() / 2**20)
+                if len(memory) % 50 == 0:
+                    print(f"{len(memory)} prompts in {time.time() - started:.0f} s, {memory[-1]:.0f} MiB", flush=True)
+        except queue.Empty:
+            return
+        except BaseException as error:
+            failures.append(error)
+
+    started = time.time()
+    # Two of each client at a time, so that there is always something waiting that can be cancelled.
+    threads = [threading.Thread(target=work, args=(client,)) for client in clients * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+    early = len(memory) // 5
+    counts = collections.Counter(f"{job.kind}: {job.outcome}" for job in jobs)
+    print(f"\n{PROMPTS} prompts in {time.time() - started:.0f} s, the longest {max(job.seconds for job in jobs):.1f} s")
+    print(", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    print(f"server memory after {early} prompts {memory[early]:.0f} MiB, after {PROMPTS} {memory[-1]:.0f} MiB")
+
+    waiting = server.get("/queue")
+    assert waiting == {"queue_running": [], "queue_pending": []}
+    for number, job in enumerate(jobs):
+        if job.kind == "bad":
+            assert job.outcome in ("refused", "failed"), (number, job.outcome)
+            assert job.words in job.message, (number, job.message)
+        elif job.kind == "cancelled":
+            assert job.outcome == "cancelled", number
+        else:
+            assert job.outcome == "done", (number, getattr(job, "message", job.outcome))
+            file = job.history["outputs"]["save level0"]["latents"][0]
+            found = load_file(server.base / "output" / file["filename"])["latent_tensor"][0].transpose(0, 1)
+            assert relative(found, expected(job)) < 1e-5, number
+    # Each page hears of its own prompts only.
+    for client in clients:
+        own = {job.id for job in jobs if job.client == client.client and job.outcome != "refused"}
+        heard = [client.messages.get_nowait() for _ in range(client.messages.qsize())]
+        ran = {message["data"]["prompt_id"] for message in heard if message["type"] == "executing"}
+        assert ran <= own and {job.id for job in jobs if job.outcome == "done"} & own <= ran
+    assert memory[-1] < memory[early] * 1.05 + 20
+    assert server.run(only(graph(seed=77), "save rgb")).error is None

@@ -1,0 +1,45 @@
+"""The API form of every shipped workflow runs, on the small model that comes with the plugin where that can do it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+API = Path(__file__).resolve().parents[2] / "workflows" / "api"
+
+
+def quick(prompt: dict, small: bool) -> dict:
+    """Small pictures, few steps; the small model or, of da3, the tests' random one."""
+    for node in prompt.values():
+        inputs = node["inputs"]
+        own = {"long_side": 84, "steps": 1} | ({"backbone": "nano"} if small else {})
+        inputs |= {name: value for name, value in own.items() if name in inputs and not isinstance(inputs[name], list)}
+        if small and "model_name" in inputs:
+            part = "cascade" if "cascade" in inputs["model_name"] else "level1"
+            inputs["model_name"] = f"nano/checkpoints/da3_{part}.safetensors"
+    return prompt
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(API.glob("*.json"))])
+def test_a_workflow_runs(server, name):
+    # nano does not find where several photographs stand.
+    prompt = quick(json.loads((API / f"{name}.json").read_text()), small=name != "gld_walkthrough")
+    result = server.run(prompt)
+    assert result.error is None
+    saved = {node for node, value in prompt.items() if value["class_type"].startswith("Save")}
+    assert saved and saved <= set(result.history["outputs"])
+
+
+def test_nano_says_that_it_takes_one_photograph_without_a_camera(server):
+    scene = {"scene": "sample: room", "sources": "2", "targets": "", "long_side": 84}
+    backbone = {"backbone": "nano", "weight_dtype": "default", "download": False, "vggt_licence": "not chosen"}
+    prompt = {
+        "1": {"class_type": "GLDLoadScene", "inputs": scene},
+        "2": {"class_type": "GLDLoadBackbone", "inputs": backbone},
+        "3": {
+            "class_type": "GLDEstimateCameras",
+            "inputs": {"backbone": ["2", 0], "images": ["1", 0], "long_side": 84, "fov": 0},
+        },
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 1]}},
+    }
+    assert "does not find where the 2 photographs stand" in server.run(prompt).error

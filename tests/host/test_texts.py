@@ -1,0 +1,130 @@
+"""Help pages and translations are those of the nodes: all that a node has, and nothing it has not."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LANGUAGES = ("ja", "ko", "zh", "zh-TW")
+# The English that was translated. After a change translate anew, then write it with tests/regenerate.py english.
+ENGLISH = Path(__file__).with_name("english.json")
+
+
+def inputs_of(group: dict, prefix: str = ""):
+    """(key in nodeDefs.json, name, specification) of inputs, those of a DynamicCombo's options included. The sockets
+    that an Autogrow input grows have names of their own, numbered; they are left out.
+    """
+    for name, (kind, *rest) in {**group.get("required", {}), **group.get("optional", {})}.items():
+        if kind == "COMFY_AUTOGROW_V3":
+            continue
+        key, options = prefix + name, rest[0] if rest else {}
+        yield key, name, options
+        if kind == "COMFY_DYNAMICCOMBO_V3":
+            for option in options["options"]:
+                yield from inputs_of(option["inputs"], key + "_")
+
+
+def english_texts(nodes: dict) -> dict[str, list[str]]:
+    """What there is to translate: dotted key of nodeDefs.json -> the English, several where options share a name."""
+    texts: dict[str, list[str]] = {}
+    for node, info in nodes.items():
+        found = [("display_name", info["display_name"]), ("description", info["description"])]
+        for key, name, options in inputs_of(info["input"]):
+            found += [(f"inputs.{key}.name", name), (f"inputs.{key}.tooltip", options.get("tooltip", ""))]
+            if options.get("control_after_generate"):
+                found.append(("inputs.control_after_generate.name", "control after generate"))
+        for slot, (name, tooltip) in enumerate(zip(info["output_name"], info["output_tooltips"], strict=True)):
+            found += [(f"outputs.{slot}.name", name), (f"outputs.{slot}.tooltip", tooltip)]
+        for key, text in found:
+            known = texts.setdefault(f"{node}.{key}", [])
+            known += [text] if text not in known else []
+    return texts
+
+
+def flat(tree: dict, prefix: str = "") -> dict[str, str]:
+    out = {}
+    for key, value in tree.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out
+
+
+@pytest.fixture(scope="module")
+def nodes(server) -> dict[str, dict]:
+    return {name: info for name, info in server.get("/object_info").items() if name.startswith("GLD")}
+
+
+@pytest.fixture(scope="module")
+def english(nodes) -> dict[str, list[str]]:
+    return english_texts(nodes)
+
+
+def test_help_pages_have_the_nodes_inputs_and_outputs(nodes):
+    """Tables name each with its type, and nothing else; options of a DynamicCombo and what they add are named too."""
+    for node, info in nodes.items():
+        page = (ROOT / "web/docs" / f"{node}.md").read_text(encoding="utf-8")
+        rows = dict(re.findall(r"^\| (?:&nbsp;)*`(\w+)` \| ([\w ]+)", page, re.MULTILINE))
+        groups = info["input"].get("required", {}), info["input"].get("optional", {})
+        kinds = {name: specification[0] for group in groups for name, specification in group.items()}
+        kinds |= dict(zip(info["output_name"], info["output"], strict=True))
+        written = {name: "COMBO" if kind == "COMFY_DYNAMICCOMBO_V3" else kind for name, kind in kinds.items()}
+        for name, kind in written.items():
+            assert rows.get(name, "").split(" ")[0] == kind, f"{node}.md: {name} is {kind}"
+        inner = {name for key, name, _ in inputs_of(info["input"]) if key != name} | grown(info["input"])
+        assert set(rows) - set(written) <= inner, f"{node}.md has rows of nothing that the node has"
+        assert [name for name in inner if f"`{name}`" not in page] == [], node
+        options = [option["key"] for _, _, spec in inputs_of(info["input"]) for option in keyed(spec)]
+        assert [key for key in options if not re.search(rf"\b{key}\b", page)] == [], node
+
+
+def keyed(specification: dict) -> list[dict]:
+    return [option for option in specification.get("options", []) if isinstance(option, dict)]
+
+
+def grown(group: dict) -> set[str]:
+    """Autogrow inputs in the options of DynamicCombos."""
+    found = set()
+    for _, (_, *rest) in group.get("required", {}).items():
+        for option in keyed(rest[0] if rest else {}):
+            found |= {name for name, spec in option["inputs"].get("required", {}).items() if "AUTOGROW" in spec[0]}
+    return found
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_is_translated_and_none_is_stale(english, language):
+    translated = flat(json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")))
+    assert {key: english[key] for key in sorted(english.keys() - translated.keys())} == {}, "to translate"
+    assert sorted(translated.keys() - english.keys()) == [], "of nothing that a node has"
+    assert [key for key, text in translated.items() if not text.strip()] == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_input_whose_name_is_translated_says_its_own_name_too(language):
+    """Messages call inputs by their own names; the tooltip ends with it."""
+    for node, content in json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text("utf-8")).items():
+        for key, text in content["inputs"].items():
+            own = {key, key.partition("_")[2]}
+            if "tooltip" in text and text["name"] not in own:
+                assert any(text["tooltip"].endswith(f"[{name}]") for name in own), f"{node}.{key}"
+
+
+def test_the_english_that_was_translated_is_the_nodes_own(english):
+    """The page has no other way to know that a translation is of an older text."""
+    known = json.loads(ENGLISH.read_text())
+    changed = {key: english.get(key) for key in english.keys() | known.keys() if english.get(key) != known.get(key)}
+    assert changed == {}, "translate these anew in locales/, then run: python tests/regenerate.py english"
+
+
+def test_the_server_offers_them(server):
+    offered = server.get("/i18n")
+    for language in LANGUAGES:
+        own = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+        assert own.items() <= offered[language]["nodeDefs"].items()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_titles_and_names_are_plain_text_to_the_page(language):
+    """The page reads them as message templates, in which these signs have a meaning."""
+    texts = flat(json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8")))
+    assert [key for key, text in texts.items() if not key.endswith("tooltip") and set(text) & set("{}@|$")] == []
