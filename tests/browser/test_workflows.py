@@ -19,12 +19,17 @@ def page(open_page):
 
 
 @pytest.fixture(scope="module")
-def newest_page(start_server, models, open_page, tmp_path_factory):
+def newest_server(start_server, models, tmp_path_factory):
     if not NEWEST.is_dir():
         pytest.skip(f"{NEWEST} is not there: the workflows were not opened in the newest published page")
     server = start_server(tmp_path_factory.mktemp("newest"), models, "--cpu", "--front-end-root", str(NEWEST))
-    yield open_page(server.url)
+    yield server
     server.close()
+
+
+@pytest.fixture(scope="module")
+def newest_page(newest_server, open_page):
+    return open_page(newest_server.url)
 
 
 def load(page, name: str) -> dict:
@@ -128,10 +133,11 @@ def test_the_walkthrough_workflow_runs_by_button(page, server):
     assert frames(video) == 80
 
 
-@pytest.mark.parametrize("frontend", ["page", "newest_page"])
-def test_the_blueprint_is_in_the_node_library_and_runs(request, frontend):
+@pytest.mark.parametrize("host", ["server", "newest_server"])
+def test_the_blueprint_is_in_the_node_library_and_runs(request, open_page, host):
     """One box: a photograph in; another motion than the one inside; views and a GLB out."""
-    page = request.getfixturevalue(frontend)
+    # A page of its own: one that has run a workflow shows that one's results in new nodes of the same numbers.
+    page = open_page(request.getfixturevalue(host).url)
     page.evaluate("app.graph.clear()")
     page.keyboard.press("n")
     page.get_by_placeholder("Search").first.fill(BLUEPRINT)
@@ -159,6 +165,7 @@ def test_the_blueprint_is_in_the_node_library_and_runs(request, frontend):
     page.wait_for_function(
         "app.graph.nodes.find(node => node.type === 'SaveImage').imgs?.length === 4", timeout=120_000
     )
+    page.close()
 
 
 def frames(video: Path) -> int:
