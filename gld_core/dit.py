@@ -6,6 +6,7 @@ One class for both levels and both backbones. Latents are (B, C, V, h, w), sourc
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +50,8 @@ class PRoPE:
 
         groups = projective.unflatten(-1, (-1, 4)).transpose(2, 3)
         rows = groups.to(torch.float32, memory_format=torch.contiguous_format).flatten(3, 5)
-        # Training's autocast would round the product, and with it the cameras.
-        with torch.autocast(x.device.type, enabled=False):
+        # Training's autocast would round the product, and with it the cameras; not every device has one.
+        with torch.autocast(x.device.type, enabled=False) if torch.is_grad_enabled() else nullcontext():
             out_projective.unflatten(-1, (-1, 4)).copy_((rows @ matrix).view(groups.shape).transpose(2, 3))
 
         pairs = rotary.unflatten(-1, (2, 2, -1))
