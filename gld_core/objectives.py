@@ -407,6 +407,8 @@ class FinishObjective(BackboneObjective):
         difference = difference - batch.images.flatten(0, 1)
         losses = {
             "rgb": 4 * difference.square().mean() + difference.abs().mean(),
+            # Between pixels: what is uncertain becomes blurred instead of a mosaic of patches.
+            "edges": sum((difference.diff(dim=dim).abs().mean() for dim in (-2, -1)), difference.new_zeros(())),
             "depth": 0.5 * confident(error, maps["depth_conf"]),
             "rays": 0.5 * confident((maps["ray"] - rays.to(maps["ray"])).abs()[..., :3].mean(dim=-1), maps["ray_conf"]),
         }
