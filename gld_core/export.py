@@ -55,10 +55,11 @@ def atomic(path: str | Path, replace: bool = True) -> Iterator[Path]:
     temporary = Path(name)
     try:
         os.close(handle)
+        yield temporary
+        # After the writing: safetensors puts a file of its own in the place, which only its owner may read.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

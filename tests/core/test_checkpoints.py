@@ -108,6 +108,13 @@ def test_converted_files_say_where_they_come_from(random_models, tmp_path):
         assert "normalization1" in json.loads(file.metadata()[checkpoints.STATISTICS_KEY])
 
 
+def test_converted_files_are_as_readable_as_any_new_file(random_models, tmp_path):
+    (tmp_path / "other").touch()
+    checkpoints.convert(random_models, tmp_path / "converted")
+    modes = {path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "other").stat().st_mode}
+
+
 def test_cameras_and_time_stay_float32_in_half_precision(random_models):
     net = gld_core.load(random_models, dtype=torch.bfloat16).diffusion[1]
     assert net.t_embedder.W.dtype == net.camera_embedder.proj.weight.dtype == torch.float32
