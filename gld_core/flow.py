@@ -42,8 +42,8 @@ class Solver:
 
 
 RELEASED = Solver()
-# About half the network work of the released 49. Chosen on random networks (tests/bench/solvers.py); how its images
-# compare is not known yet.
+# About half the network work of the released 49. On the small model it ends as near to 400 evaluations, 0.049 against
+# 0.051, and its pictures are 0.14 dB below (tests/bench/solvers.py); on a large one it has not been measured.
 FAST = Solver(steps=32, order=2, guidance=(0.0, 0.97))
 
 
