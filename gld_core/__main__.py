@@ -62,13 +62,14 @@ class Progress:
             say(f"{self.stage}: step {step} of {steps}, {left // 60:.0f}:{left % 60:02.0f} left")
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
 def indices(text: str) -> list[int]:
     """ "0,7" -> [0, 7]."""
     return [int(part) for part in text.split(",")]
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The same for `train.Settings`, which cannot change."""
+    return tuple(indices(text))
 
 
 def choose_device(name: str) -> torch.device:
