@@ -20,16 +20,16 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from . import da3, vggt
-from .dit import FLOAT32_NAMES, MultiViewDiT, split_pair_embedders
-from .dpt import GeometryHead
-from .export import atomic
-from .layers import attention
-from .rgb_decoder import RGBDecoder
+from .io.files import atomic
+from .networks import da3, vggt
+from .networks.dit import FLOAT32_NAMES, MultiViewDiT, split_pair_embedders
+from .networks.dpt import GeometryHead
+from .networks.layers import attention
+from .networks.rgb_decoder import RGBDecoder
 
+NANO = Path(__file__).parent / "nano"
 Network = TypeVar("Network", bound=nn.Module)
 log = logging.getLogger(__name__)
-
 # Relative paths without suffix: the release has .pt (.safetensors for the backbones), a converted folder .safetensors.
 LAYOUT = {
     "da3": {

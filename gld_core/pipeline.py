@@ -10,33 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoints, flow
-from .cameras import Cameras, camera_map, normalized_intrinsics, projection_matrices, scaled_w2c
-from .codec import Codec, DA3Codec, Geometry, VGGTCodec, Views
-from .dit import MultiViewDiT
+from .autoencoder import Codec, DA3Codec, Geometry, VGGTCodec, Views
+from .cameras import Cameras
+from .conditioning import conditions
+from .networks.dit import MultiViewDiT
 
 Callback = Callable[[int, int, Tensor], None]
-# Quirk: the DA3 cascade normalises K by this size whatever the images'.
-DA3_CASCADE_SIZE = 504
-
-
-def conditions(views: Views, level: int, conditional: bool) -> dict[str, Tensor]:
-    """Camera conditioning of one guidance branch for the diffusion model of `level`, float32 on the CPU.
-
-    camera_map (V, 7, H, W) and matrices (V, 3, 4, 4), as `MultiViewDiT.prepare` takes them. The unconditional branch
-    has no Pluecker channels and identity poses. spec/model.md sections 4 and 5.
-    """
-    cameras = views.cameras
-    H, W = cameras.height, cameras.width
-    da3_cascade = views.backbone == "da3" and level == 0
-    size = (DA3_CASCADE_SIZE, DA3_CASCADE_SIZE) if da3_cascade else (H, W)
-    rays, w2c, K = camera_map(cameras, len(views.level1)), scaled_w2c(cameras), cameras.K
-    if not conditional:
-        rays[:, 1:] = 0
-        w2c = torch.eye(4, dtype=torch.float64).expand_as(w2c)
-        # Quirk: without cameras K is the identity in pixels, but the DA3 cascade keeps the true one.
-        if not da3_cascade:
-            K = torch.eye(3).expand_as(K)
-    return {"camera_map": rays, "matrices": projection_matrices(w2c, normalized_intrinsics(K, *size))}
 
 
 def starting_noise(shape: tuple[int, ...], level: int, seed: int) -> Tensor:

@@ -9,20 +9,17 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..gld_core.cameras import Cameras, check_scene
-from ..gld_core.export import atomic_folder, check_new, write_transforms
-from ..gld_core.formats import (
-    colmap_folder,
-    parse_json,
-    parse_matrices,
-    read_cameras,
-    read_da3_geometry,
-    read_load3d,
-    to_load3d,
-    write_colmap,
-)
-from ..gld_core.images import fit, fitting_size
-from ..gld_core.motions import scene_depth
+from ..gld_core.cameras import Cameras
+from ..gld_core.cameras.conventions import check_scene
+from ..gld_core.cameras.motions import scene_depth
+from ..gld_core.io.cameras import read_cameras
+from ..gld_core.io.colmap import colmap_folder, write_colmap
+from ..gld_core.io.comfyui import read_da3_geometry, read_load3d, to_load3d
+from ..gld_core.io.files import atomic_folder, check_new
+from ..gld_core.io.images import fit, fitting_size
+from ..gld_core.io.matrices import parse_matrices
+from ..gld_core.io.nerfstudio import write_transforms
+from ..gld_core.io.parsing import parse_json
 from . import host
 from .cameras import LONG_SIDE_TOOLTIP, indices, preview_world
 from .export import output_path

@@ -5,11 +5,13 @@ from io import BytesIO
 import torch
 from comfy_api.latest import Types, io, ui
 
-from ..gld_core.cameras import check_scene
-from ..gld_core.coverage import MOSTLY_UNSEEN, coverage, frusta, plan
-from ..gld_core.fusion import DepthMaps, PointCloud, even_subset, usable
-from ..gld_core.gltf import glb_bytes, scene_diagonal
-from ..gld_core.motions import scene_depth
+from ..gld_core.cameras.conventions import check_scene
+from ..gld_core.cameras.motions import scene_depth
+from ..gld_core.export.camera_plan import MOSTLY_UNSEEN, frusta, plan
+from ..gld_core.export.gltf import glb_bytes, scene_diagonal
+from ..gld_core.geometry.coverage import coverage
+from ..gld_core.geometry.depth_maps import DepthMaps, usable
+from ..gld_core.geometry.points import PointCloud, even_subset
 from . import host
 from .cameras import preview_world
 from .sockets import DA3Geometry, GLDCameras, sources_geometry

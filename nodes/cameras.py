@@ -10,12 +10,12 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..gld_core import motions
-from ..gld_core.cameras import Cameras, check_scene
-from ..gld_core.formats import OPENGL, read_load3d
-from ..gld_core.fusion import agreement, usable
-from ..gld_core.images import fit, fitting_size
-from ..gld_core.scenes import choose_views, read_scene
+from ..gld_core.cameras import Cameras, motions
+from ..gld_core.cameras.conventions import OPENGL, check_scene
+from ..gld_core.geometry.depth_maps import agreement, usable
+from ..gld_core.io.comfyui import read_load3d
+from ..gld_core.io.images import fit, fitting_size
+from ..gld_core.io.posed_folders import choose_views, read_scene
 from . import host
 from .load import stamp
 from .sockets import DA3Geometry, GLDBackbone, GLDCameras, check_chosen, da3_geometry, sources_geometry

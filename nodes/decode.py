@@ -2,10 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..gld_core import paths
-from ..gld_core.cameras import path_order
-from ..gld_core.codec import VIEWS_AT_ONCE
-from ..gld_core.export import DEPTH_COLORS, depth_to_color
+from ..gld_core import windows
+from ..gld_core.autoencoder import VIEWS_AT_ONCE
+from ..gld_core.cameras.conventions import path_order
+from ..gld_core.export.pictures import DEPTH_COLORS, depth_to_color
 from . import host
 from .sample import OVERLAP, WINDOW, checked, plan_windows
 from .sockets import DA3Geometry, GLDBackbone, GLDCameras, GLDViews, da3_geometry
@@ -26,7 +26,7 @@ def levels(views, level1, level0):
     return checked(level1, views, 1, "level1"), None if level0 is None else checked(level0, views, 0, "level0")
 
 
-def made_in(views, level1, level0) -> list[paths.Window]:
+def made_in(views, level1, level0) -> list[windows.Window]:
     """The windows that the finer of the latents was sampled in; those of the samplers' own defaults where a latent has
     been to a file since.
     """
@@ -47,7 +47,7 @@ def decode_rgb(backbone, views, level1, level0):
     """(V, H, W, 3) in [0, 1], and the seams between windows."""
     plan, latents = made_in(views, level1, level0), levels(views, level1, level0)
     codec = on_device(backbone, views, plan, "rgb_decoder")
-    rgb, seams = paths.decode_rgb(codec, views, *latents, plan, host.progress_bar())
+    rgb, seams = windows.decode_rgb(codec, views, *latents, plan, host.progress_bar())
     return host.to_host(rgb.clamp(0, 1).movedim(1, -1).contiguous()), seams
 
 
@@ -161,7 +161,7 @@ class GLDDecodeDepth(io.ComfyNode):
             )
         plan, latents = made_in(views, level1, level0), levels(views, level1, level0)
         codec = on_device(backbone, views, plan, "head", "camera_decoder")
-        geometry = paths.decode_geometry(codec, views, *latents, plan, host.progress_bar())
+        geometry = windows.decode_geometry(codec, views, *latents, plan, host.progress_bar())
         depth = host.to_host(geometry.depth)
         packet = da3_geometry(images[..., :3].cpu(), depth, host.to_host(geometry.depth_conf), given)
         packet["gld_sources"] = len(views.level1)

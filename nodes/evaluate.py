@@ -4,9 +4,9 @@ from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from ..gld_core.cameras import path_order
-from ..gld_core.evaluate import means, picture_errors, pose_row, scaled_depth_errors, table, to_json
-from ..gld_core.lpips import LINEAR_FILE, LPIPS, VGG_FILE, missing_files
+from ..gld_core.cameras.conventions import path_order
+from ..gld_core.evaluation.lpips import LINEAR_FILE, LPIPS, VGG_FILE, missing_files
+from ..gld_core.evaluation.report import means, picture_errors, pose_row, scaled_depth_errors, table, to_json
 from . import host
 from .sockets import DA3Geometry, GLDCameras
 

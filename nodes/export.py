@@ -8,11 +8,11 @@ import folder_paths
 import torch
 from comfy_api.latest import Types, io
 
-from ..gld_core.datasets import write_colmap_dataset, write_nerfstudio_dataset
-from ..gld_core.export import ply_bytes
-from ..gld_core.fusion import PointCloud, even_subset, fuse_mesh, fuse_points, view_meshes
-from ..gld_core.geometry import gltf_transform, point_cloud
-from ..gld_core.gltf import camera_frusta, scene_diagonal, write_glb
+from ..gld_core.export.datasets import write_colmap_dataset, write_nerfstudio_dataset
+from ..gld_core.export.gltf import camera_frusta, gltf_transform, scene_diagonal, write_glb
+from ..gld_core.export.ply import ply_bytes
+from ..gld_core.geometry.mesh import fuse_mesh, view_meshes
+from ..gld_core.geometry.points import PointCloud, even_subset, fuse_points, point_cloud
 from . import host
 from .geometry import geometry_inputs, selected, selection_inputs
 from .sockets import check_chosen

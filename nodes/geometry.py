@@ -5,8 +5,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..gld_core.cameras import Cameras
-from ..gld_core.fusion import agreement, usable
-from ..gld_core.geometry import confidence_threshold
+from ..gld_core.geometry.depth_maps import agreement, confidence_threshold, usable
 from . import host
 from .sockets import DA3Geometry, GLDCameras, check_geometry
 

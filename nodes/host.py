@@ -28,9 +28,10 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
-from ..gld_core import checkpoints, flow, paths
-from ..gld_core.codec import Codec, Views
-from ..gld_core.pipeline import conditions, load_codec
+from ..gld_core import checkpoints, flow, windows
+from ..gld_core.autoencoder import Codec, Views
+from ..gld_core.conditioning import conditions
+from ..gld_core.pipeline import load_codec
 
 FOLDER = "gld"
 EXTENSIONS = {".safetensors", ".pt"}
@@ -347,7 +348,7 @@ def sample(
     model,
     views: Views,
     level1: Tensor | None,
-    plan: list[paths.Window],
+    plan: list[windows.Window],
     seed: int,
     steps: int,
     cfg: float,
@@ -362,7 +363,7 @@ def sample(
     noise = comfy.sample.prepare_noise(out, seed)
     for number, window in enumerate(plan):
         given = None if level1 is None else level1[:, :, window.views]
-        positive, negative, empty = conditioning(paths.part(views, window), given, (number, len(plan)))
+        positive, negative, empty = conditioning(windows.part(views, window), given, (number, len(plan)))
         if scheduler == "gld":
             sigmas = released_sigmas(model, empty, steps, shift)
         else:

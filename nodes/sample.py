@@ -6,7 +6,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..gld_core import flow
-from ..gld_core.paths import Window, windows
+from ..gld_core.windows import Window, split_into_windows
 from . import host
 from .sockets import GLDBackbone, GLDCameras, GLDViews
 
@@ -119,12 +119,12 @@ def sampling_inputs(level: str) -> list:
     ]
 
 
-def plan_windows(views: host.PhotographedViews, window: int, overlap: int, closed: bool) -> list[Window]:
+def plan_split_into_windows(views: host.PhotographedViews, window: int, overlap: int, closed: bool) -> list[Window]:
     """One window where all views fit in."""
     V = len(views.cameras)
     if window >= V:
         return [Window(list(range(V)), list(range(V)))]
-    return windows(len(views.level1), V, window, overlap, closed)
+    return split_into_windows(len(views.level1), V, window, overlap, closed)
 
 
 def sample_views(
@@ -148,7 +148,7 @@ def sample_views(
     host.check_model(model, views, level)
     if level1 is not None:
         checked(level1, views, 1, "level1")
-    plan = plan_windows(views, window, overlap, closed)
+    plan = plan_split_into_windows(views, window, overlap, closed)
     given = None if level1 is None else level1["samples"]
     samples = host.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift)
     return io.NodeOutput({"samples": samples, "gld_level": level, "gld_windows": plan})

@@ -4,9 +4,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..gld_core.autoencoder import Geometry
 from ..gld_core.cameras import Cameras
-from ..gld_core.codec import Geometry
-from ..gld_core.formats import read_da3_geometry
+from ..gld_core.io.comfyui import read_da3_geometry
 
 GLDBackbone = io.Custom("GLD_BACKBONE")
 GLDCameras = io.Custom("GLD_CAMERAS")

@@ -22,9 +22,9 @@ import torch
 from safetensors.torch import load_file
 
 import gld_core
-from gld_core.random_models import write_random_models
-from gld_core.render import render_scene
-from gld_core.scenes import choose_views, read_scene, write_scene
+from gld_core.io.posed_folders import choose_views, read_scene, write_scene
+from gld_core.synthetic.random_models import write_random_models
+from gld_core.synthetic.render import render_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "tests/host/site"

@@ -19,9 +19,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import Server, link  # noqa: E402
 
-from gld_core.export import contact_sheet, write_png  # noqa: E402
-from gld_core.images import read_image  # noqa: E402
-from gld_core.scenes import choose_views, read_scene  # noqa: E402
+from gld_core.export.pictures import contact_sheet  # noqa: E402
+from gld_core.io.images import read_image, write_png  # noqa: E402
+from gld_core.io.posed_folders import choose_views, read_scene  # noqa: E402
 
 BASE, OUT = ROOT / ".cache" / "demo", ROOT / "demo-out"
 WORKFLOW = "gld_nano_room"

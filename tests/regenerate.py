@@ -25,7 +25,7 @@ from PIL import Image  # noqa: E402
 from test_texts import ENGLISH, english_texts  # noqa: E402
 from test_workflows import WORKFLOWS, load, run_small  # noqa: E402
 
-from gld_core.random_models import write_random_models  # noqa: E402
+from gld_core.synthetic.random_models import write_random_models  # noqa: E402
 
 # A picture shows one frame of the video: few steps do. nano takes one photograph, so this one has random weights.
 PICTURED = {"gld_walkthrough": {"steps": 4, "backbone": "da3"}}

@@ -14,10 +14,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-from gld_core import fusion, gltf
 from gld_core.cameras import Cameras
-from gld_core.geometry import confidence_threshold, gltf_transform, point_cloud
-from gld_core.render import render_scene
+from gld_core.export import gltf
+from gld_core.export.gltf import gltf_transform
+from gld_core.geometry import depth_maps, mesh
+from gld_core.geometry.depth_maps import confidence_threshold
+from gld_core.geometry.points import PointCloud, even_subset, fuse_points, point_cloud
+from gld_core.synthetic.render import render_scene
 
 JOBS = ("input", "released cloud", "cloud", "mesh", "textured mesh", "agreement, then cloud")
 
@@ -28,20 +31,20 @@ def job(name: str, folder: Path) -> None:
     confidence = torch.full_like(depth, 2.0)
     start = time.perf_counter()
     threshold = confidence_threshold(confidence)
-    keep = fusion.usable(depth, confidence, threshold)
+    keep = depth_maps.usable(depth, confidence, threshold)
     parts: list = []
     if name == "released cloud":
         xyz, rgb = point_cloud(depth, confidence, images, cameras.K, cameras.c2w, threshold)
-        chosen = fusion.even_subset(xyz, 500_000)
-        parts = [fusion.PointCloud(xyz[chosen], rgb[chosen])]
+        chosen = even_subset(xyz, 500_000)
+        parts = [PointCloud(xyz[chosen], rgb[chosen])]
     if name.startswith("agreement"):
-        keep &= fusion.agreement(depth, keep, cameras).confirmed >= 2
+        keep &= depth_maps.agreement(depth, keep, cameras).confirmed >= 2
     if name.endswith("cloud") and not parts:
-        parts = [fusion.fuse_points(depth, images, cameras, keep)]
+        parts = [fuse_points(depth, images, cameras, keep)]
     if name == "mesh":
-        parts = [fusion.fuse_mesh(depth, images, cameras, keep)]
+        parts = [mesh.fuse_mesh(depth, images, cameras, keep)]
     if name == "textured mesh":
-        parts = list(fusion.view_meshes(depth, images, cameras, keep))
+        parts = list(mesh.view_meshes(depth, images, cameras, keep))
     written = 0
     if parts:
         xyz = torch.cat([part.xyz for part in parts])

@@ -32,8 +32,8 @@ from table import flop, rate, synchronize  # noqa: E402
 
 import gld_core  # noqa: E402
 from gld_core import flow  # noqa: E402
-from gld_core.render import render_scene  # noqa: E402
-from gld_core.scenes import write_scene  # noqa: E402
+from gld_core.io.posed_folders import write_scene  # noqa: E402
+from gld_core.synthetic.render import render_scene  # noqa: E402
 
 SOURCES = 2
 

@@ -15,7 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from gld_core import checkpoints  # noqa: E402
-from gld_core.random_models import dit_shapes, random_weights  # noqa: E402
+from gld_core.synthetic.random_models import dit_shapes, random_weights  # noqa: E402
 
 
 def resident():

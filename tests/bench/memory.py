@@ -24,7 +24,7 @@ from scene import scene  # noqa: E402
 
 import gld_core  # noqa: E402
 from gld_core import checkpoints  # noqa: E402
-from gld_core.random_models import backbone_shapes, dit_shapes, head_shapes, random_weights, rgb_shapes  # noqa: E402
+from gld_core.synthetic.random_models import backbone_shapes, dit_shapes, head_shapes, random_weights, rgb_shapes  # noqa: E402
 
 CHANNELS, VIEWS = 1536, 8
 

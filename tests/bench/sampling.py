@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import straightforward  # noqa: E402
 from scene import scene  # noqa: E402
 
-from gld_core import cameras, flow, pipeline  # noqa: E402
-from gld_core.dit import MultiViewDiT, split_pair_embedders  # noqa: E402
-from gld_core.random_models import dit_shapes, random_weights  # noqa: E402
+from gld_core import conditioning, flow  # noqa: E402
+from gld_core.networks.dit import MultiViewDiT, split_pair_embedders  # noqa: E402
+from gld_core.synthetic.random_models import dit_shapes, random_weights  # noqa: E402
 
 CHANNELS = 1536
 
@@ -57,10 +57,10 @@ def measure(level, depths, views, dtype, device, steps, repeat):
         out = []
         for conditional in (False, True):
             # Cameras too are worked out anew, as a script that calls the network does.
-            camera_map = pipeline.conditions(views, level, conditional)["camera_map"]
-            w2c = cameras.scaled_w2c(views.cameras).float() if conditional else torch.eye(4).repeat(V, 1, 1)
+            camera_map = conditioning.conditions(views, level, conditional)["camera_map"]
+            w2c = conditioning.scaled_w2c(views.cameras).float() if conditional else torch.eye(4).repeat(V, 1, 1)
             K = views.cameras.K if conditional or not level else torch.eye(3).expand(V, 3, 3)
-            K = cameras.normalized_intrinsics(K, *((height, width) if level else (504, 504))).float()
+            K = conditioning.normalized_intrinsics(K, *((height, width) if level else (504, 504))).float()
             out.append(straightforward.velocity(weights, x, float(t), source, camera_map, w2c, K, level1))
         return out[0] + 1.5 * (out[1] - out[0])
 
@@ -71,7 +71,9 @@ def measure(level, depths, views, dtype, device, steps, repeat):
         given = None if level1 is None else latent(level1)
         branches = []
         for conditional in (False, True):
-            camera = {name: value.to(device) for name, value in pipeline.conditions(views, level, conditional).items()}
+            camera = {
+                name: value.to(device) for name, value in conditioning.conditions(views, level, conditional).items()
+            }
             branches.append(network.prepare(latent(source), **camera, level1=given))
         return flow.guided(network, *branches, 1.5)
 

@@ -2,8 +2,8 @@
 
 import torch
 
+from gld_core.autoencoder import Views
 from gld_core.cameras import Cameras
-from gld_core.codec import Views
 
 SOURCES = 2
 

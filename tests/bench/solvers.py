@@ -19,9 +19,9 @@ sys.path.insert(0, str(ROOT))
 
 import gld_core  # noqa: E402
 from gld_core import flow  # noqa: E402
-from gld_core.evaluate import ROOM_SOURCES, render_case  # noqa: E402
+from gld_core.evaluation.benchmark import ROOM_SOURCES, render_case  # noqa: E402
+from gld_core.evaluation.metrics import psnr  # noqa: E402
 from gld_core.flow import Solver  # noqa: E402
-from gld_core.metrics import psnr  # noqa: E402
 
 REFERENCE, EVALUATIONS = 400, (8, 12, 16, 24, 32, 49)
 SOLVERS = {

@@ -28,13 +28,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 import straightforward  # noqa: E402
 from scene import scene  # noqa: E402
 
-from gld_core import cameras, da3, flow, pipeline  # noqa: E402
+from gld_core import conditioning, flow  # noqa: E402
+from gld_core.autoencoder import DA3Codec  # noqa: E402
 from gld_core.checkpoints import Statistics, without_prefix  # noqa: E402
-from gld_core.codec import DA3Codec  # noqa: E402
-from gld_core.dit import MultiViewDiT, split_pair_embedders  # noqa: E402
-from gld_core.dpt import GeometryHead  # noqa: E402
-from gld_core.random_models import backbone_shapes, dit_shapes, head_shapes, random_weights, rgb_shapes  # noqa: E402
-from gld_core.rgb_decoder import RGBDecoder  # noqa: E402
+from gld_core.networks import da3  # noqa: E402
+from gld_core.networks.dit import MultiViewDiT, split_pair_embedders  # noqa: E402
+from gld_core.networks.dpt import GeometryHead  # noqa: E402
+from gld_core.networks.rgb_decoder import RGBDecoder  # noqa: E402
+from gld_core.synthetic.random_models import backbone_shapes, dit_shapes, head_shapes, random_weights, rgb_shapes  # noqa: E402
 
 CHANNELS, WIDTHS, DEPTHS = 1536, (768, 2048), {1: (28, 6), 0: (28, 2)}
 T = 0.7
@@ -119,10 +120,10 @@ def as_written(weights, views, level, level1, x):
     V, height, width = len(views.cameras), views.cameras.height, views.cameras.width
     out = []
     for conditional in (False, True):
-        camera_map = pipeline.conditions(views, level, conditional)["camera_map"]
-        w2c = cameras.scaled_w2c(views.cameras).float() if conditional else torch.eye(4).repeat(V, 1, 1)
+        camera_map = conditioning.conditions(views, level, conditional)["camera_map"]
+        w2c = conditioning.scaled_w2c(views.cameras).float() if conditional else torch.eye(4).repeat(V, 1, 1)
         K = views.cameras.K if conditional or not level else torch.eye(3).expand(V, 3, 3)
-        K = cameras.normalized_intrinsics(K, *((height, width) if level else (504, 504))).float()
+        K = conditioning.normalized_intrinsics(K, *((height, width) if level else (504, 504))).float()
         source = views.level1 if level else views.level0
         out.append(straightforward.velocity(weights, x, T, source, camera_map, w2c, K, level1))
     return out[0] + 1.5 * (out[1] - out[0])
@@ -158,8 +159,8 @@ def released(folder, weights, views, level, level1, x, device, dtype):
         "x": both(torch.cat([condition, x], dim=1)),
         "cond_num": len(source),
         "t": torch.full((2 * V,), T, device=device),
-        "camera_embedding": both(pipeline.conditions(views, level, True)["camera_map"]),
-        "viewmats": both(cameras.scaled_w2c(views.cameras)[None]),
+        "camera_embedding": both(conditioning.conditions(views, level, True)["camera_map"]),
+        "viewmats": both(conditioning.scaled_w2c(views.cameras)[None]),
         "Ks": both(views.cameras.K[None]),
     }
     if level1 is not None:
@@ -187,7 +188,7 @@ def evaluation(level, views, device, dtype):
     source, given = views.level1 if level else views.level0, None if level1 is None else latent(level1)
     branches = []
     for conditional in (False, True):
-        camera = {name: value.to(device) for name, value in pipeline.conditions(views, level, conditional).items()}
+        camera = {name: value.to(device) for name, value in conditioning.conditions(views, level, conditional).items()}
         branches.append(network.prepare(latent(source), **camera, level1=given))
     velocity, noisy = flow.guided(network, *branches, 1.5), latent(x)
     return network, lambda: velocity(noisy, T), (weights, views, level, level1, x)

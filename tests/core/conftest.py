@@ -5,7 +5,7 @@ import pytest
 from safetensors import safe_open
 
 import gld_core
-from gld_core.random_models import write_random_models
+from gld_core.synthetic.random_models import write_random_models
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,9 @@ a path.
 import pytest
 import torch
 
-from gld_core.cameras import Cameras, camera_map, check_scene, path_order, scaled_w2c
+from gld_core.cameras import Cameras
+from gld_core.cameras.conventions import check_scene, path_order
+from gld_core.conditioning import camera_map, scaled_w2c
 
 HEIGHT, WIDTH = 70, 98
 K = torch.tensor([[80.0, 0, 49], [0, 80, 35], [0, 0, 1]])

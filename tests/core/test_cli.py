@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from gld_core.__main__ import main
-from gld_core.random_models import write_random_models
-from gld_core.render import render_scene
-from gld_core.scenes import read_scene, write_scene
+from gld_core.io.posed_folders import read_scene, write_scene
+from gld_core.synthetic.random_models import write_random_models
+from gld_core.synthetic.render import render_scene
 
 
 @pytest.fixture(scope="module")

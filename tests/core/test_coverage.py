@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from gld_core.cameras import Cameras
-from gld_core.coverage import UNSEEN_COLOR, coverage, frusta, plan
-from gld_core.gltf import SOURCE_COLOR, TARGET_COLOR
-from gld_core.motions import join, targets
-from gld_core.render import render_scene
+from gld_core.cameras.motions import join, targets
+from gld_core.export.camera_plan import UNSEEN_COLOR, frusta, plan
+from gld_core.export.gltf import SOURCE_COLOR, TARGET_COLOR
+from gld_core.geometry.coverage import coverage
+from gld_core.synthetic.render import render_scene
 
 HEIGHT, WIDTH = 70, 98
 K = torch.tensor([[60.0, 0, 49], [0, 60, 35], [0, 0, 1]])

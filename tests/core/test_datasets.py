@@ -7,10 +7,10 @@ import pytest
 import torch
 import trimesh
 
-from gld_core.datasets import write_colmap_dataset, write_nerfstudio_dataset
-from gld_core.formats import read_cameras
-from gld_core.fusion import fuse_points
-from gld_core.render import render_scene
+from gld_core.export.datasets import write_colmap_dataset, write_nerfstudio_dataset
+from gld_core.geometry.points import fuse_points
+from gld_core.io.cameras import read_cameras
+from gld_core.synthetic.render import render_scene
 
 NAMES = ["a", "b", "c"]
 

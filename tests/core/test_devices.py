@@ -9,8 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gld_core import Cameras, checkpoints, flow, pipeline
-from gld_core.codec import Views
+from gld_core import Cameras, checkpoints, conditioning, flow
+from gld_core.autoencoder import Views
 
 V, N, H, W = 4, 2, 28, 42
 PATCHES = (H // 14) * (W // 14)
@@ -84,7 +84,7 @@ def cameras(backbone):
     K = torch.tensor([[40.0, 0, W / 2], [0, 40, H / 2], [0, 0, 1]]).repeat(V, 1, 1)
     sources = torch.zeros(N, 1, 1, 1)
     views = Views(backbone, Cameras(c2w, K, H, W), sources, sources, None)
-    return lambda level: [pipeline.conditions(views, level, conditional) for conditional in (False, True)]
+    return lambda level: [conditioning.conditions(views, level, conditional) for conditional in (False, True)]
 
 
 @pytest.mark.parametrize("level", [1, 0])

@@ -15,14 +15,15 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 import gld_core
-from gld_core import evaluate, paths
+from gld_core import windows
 from gld_core.__main__ import main
-from gld_core.codec import Geometry
-from gld_core.geometry import Sim3
-from gld_core.lpips import LINEAR_FILE, LPIPS, STAGES, VGG_FILE
-from gld_core.metrics import PoseErrors, depth_errors, median_scale, pose_errors, psnr, ssim
-from gld_core.render import render_scene
-from gld_core.scenes import write_scene
+from gld_core.autoencoder import Geometry
+from gld_core.evaluation import benchmark, report
+from gld_core.evaluation.lpips import LINEAR_FILE, LPIPS, STAGES, VGG_FILE
+from gld_core.evaluation.metrics import PoseErrors, depth_errors, median_scale, pose_errors, psnr, ssim
+from gld_core.geometry.alignment import Sim3
+from gld_core.io.posed_folders import write_scene
+from gld_core.synthetic.render import render_scene
 
 ROWS = ["cascade", "level 1", "nearest source", "wrong cameras", "photographs"]
 
@@ -205,7 +206,7 @@ def test_auc_counts_cameras_found_in_one_point_as_wrong():
 
 def test_wrong_cameras_go_as_far_the_other_way_and_leave_the_sources(room):
     cameras = room[2]
-    wrong = evaluate.wrong_cameras(cameras, 2)
+    wrong = benchmark.wrong_cameras(cameras, 2)
     wrong.check()
     assert torch.equal(wrong.c2w[:2], cameras.c2w[:2]) and torch.equal(wrong.K, cameras.K) and len(wrong) == 6
     first = torch.linalg.inv(cameras.c2w[0].double())
@@ -217,27 +218,27 @@ def test_wrong_cameras_go_as_far_the_other_way_and_leave_the_sources(room):
 def test_the_nearest_source_is_near_in_place_and_direction(room):
     cameras = room[2]
     along = cameras[[0, 5, 1, 2, 3, 4]]
-    assert evaluate.nearest_sources(along, 2).tolist() == [0, 0, 1, 1]
+    assert benchmark.nearest_sources(along, 2).tolist() == [0, 0, 1, 1]
     turning = torch.eye(4).repeat(4, 1, 1)
     angles = torch.tensor([0.0, 1.0, 0.2, 0.9])
     turning[:, 0, 0] = turning[:, 2, 2] = angles.cos()
     turning[:, 0, 2], turning[:, 2, 0] = angles.sin(), -angles.sin()
-    assert evaluate.nearest_sources(gld_core.Cameras(turning, cameras.K[:4], 42, 70), 2).tolist() == [0, 1]
+    assert benchmark.nearest_sources(gld_core.Cameras(turning, cameras.K[:4], 42, 70), 2).tolist() == [0, 1]
 
 
 def test_a_model_that_gives_the_truth_has_no_errors_whatever_it_makes_of_the_sources(random_models, monkeypatch):
-    case = evaluate.render_case(5, [2, 7], None)
+    case = benchmark.render_case(5, [2, 7], None)
     gld = gld_core.load(random_models)
     spoiled, depth = case.images.clone(), case.depth.clone()
     spoiled[:2], depth[:2] = 0, 9
     exact = Geometry(depth, depth, None, None, case.cameras)
-    monkeypatch.setattr(paths, "decode_rgb", lambda *args: (spoiled, []))
-    monkeypatch.setattr(paths, "decode_geometry", lambda *args: exact)
+    monkeypatch.setattr(windows, "decode_rgb", lambda *args: (spoiled, []))
+    monkeypatch.setattr(windows, "decode_geometry", lambda *args: exact)
     found = case.cameras.c2w.clone()
     found[:, :3, 3] += random(10, 3)
     estimate = gld_core.Cameras(found, case.cameras.K, 70, 126)
     monkeypatch.setattr(gld, "estimate_cameras", lambda images: estimate)
-    rows, shown = evaluate.Evaluation(gld, False, 10, {"steps": 1}, None).measure(case, lambda *step: None)
+    rows, shown = benchmark.Evaluation(gld, False, 10, {"steps": 1}, None).measure(case, lambda *step: None)
     row = rows["level 1"]
     assert row["psnr"] == np.inf and row["ssim"] == pytest.approx(1) and "lpips" not in row
     assert row["abs_rel"] == row["rmse_median"] == 0 and row["delta1"] == 1
@@ -245,12 +246,12 @@ def test_a_model_that_gives_the_truth_has_no_errors_whatever_it_makes_of_the_sou
     assert {name: row[name] for name in PoseErrors._fields} == pose_errors(
         found[along], case.cameras.c2w[along]
     )._asdict()
-    copied = case.images[evaluate.nearest_sources(case.cameras, 2)]
+    copied = case.images[benchmark.nearest_sources(case.cameras, 2)]
     assert rows["nearest source"]["psnr"] == psnr(copied, case.images[2:]).mean().item() < 40
     assert all(len(pictures) == 10 for pictures in shown.values())
     spoiled[3] = torch.nan
     with pytest.raises(ValueError, match="pictures of room_000005 that are not finite"):
-        evaluate.Evaluation(gld, False, 10, {"steps": 1}, None).measure(case, lambda *step: None)
+        benchmark.Evaluation(gld, False, 10, {"steps": 1}, None).measure(case, lambda *step: None)
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +272,7 @@ def test_rooms_are_measured_per_scene_and_in_the_mean(evaluated):
     for row in ROWS:
         for column, value in results["mean"][row].items():
             assert value == pytest.approx(np.mean([scene["rows"][row][column] for scene in scenes]))
-    assert set(results["mean"]["cascade"]) == set(evaluate.COLUMNS) - {"lpips"}
+    assert set(results["mean"]["cascade"]) == set(report.COLUMNS) - {"lpips"}
     assert set(results["mean"]["nearest source"]) == {"psnr", "ssim"}
     row = scenes[1]["rows"]["cascade"]
     assert row["psnr"] != scenes[1]["rows"]["wrong cameras"]["psnr"]
@@ -298,26 +299,26 @@ def test_folders_of_photographs_are_measured_without_level_0_and_with_lpips(rand
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert list(results["scenes"]) == ["room 0", "room 1"] and list(results["mean"]) == ROWS[1:]
     assert results["scenes"]["room 0"]["sources"] == [0]
-    assert set(results["mean"]["level 1"]) == set(evaluate.COLUMNS)
+    assert set(results["mean"]["level 1"]) == set(report.COLUMNS)
     assert "backbone" in results["settings"]["depth"] and "abs_rel" not in results["mean"]["photographs"]
 
 
 def test_what_is_not_finite_is_null_in_json(tmp_path):
     scene = {"rows": {"nearest source": {"psnr": float("inf"), "ssim": 1.0}}}
-    evaluate.write_results(tmp_path, {}, {"still": scene}, 1)
+    report.write_results(tmp_path, {}, {"still": scene}, 1)
     assert json.loads((tmp_path / "results.json").read_text())["mean"]["nearest source"] == {"psnr": None, "ssim": 1.0}
     assert "| nearest source |     inf | 1.000 |" in (tmp_path / "results.md").read_text()
 
 
 def test_an_interruption_keeps_the_scenes_that_were_done(random_models, tmp_path, monkeypatch, capsys):
-    whole = evaluate.Evaluation.measure
+    whole = benchmark.Evaluation.measure
 
     def measure(self, case, callback):
         if case.name == "room_000002":
             raise KeyboardInterrupt
         return whole(self, case, callback)
 
-    monkeypatch.setattr(evaluate.Evaluation, "measure", measure)
+    monkeypatch.setattr(benchmark.Evaluation, "measure", measure)
     where = ["--models", str(random_models), "--out", str(tmp_path), "--device", "cpu", "--no-cascade"]
     assert main(["eval", "--rooms", "3", "--first-seed", "1", *where, "--steps", "1", "--window", "10"]) == 130
     results = json.loads((tmp_path / "results.json").read_text())

@@ -9,17 +9,12 @@ import trimesh
 from PIL import Image
 
 from gld_core.cameras import Cameras
-from gld_core.export import (
-    atomic,
-    contact_sheet,
-    depth_to_color,
-    depth_unit,
-    write_depth_png,
-    write_npz,
-    write_ply,
-    write_png,
-    write_transforms,
-)
+from gld_core.export.pictures import contact_sheet, depth_to_color, depth_unit, write_depth_png
+from gld_core.export.ply import write_ply
+from gld_core.io.files import atomic
+from gld_core.io.images import write_png
+from gld_core.io.nerfstudio import write_transforms
+from gld_core.io.posed_folders import write_npz
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])

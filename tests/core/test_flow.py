@@ -8,7 +8,7 @@ import torch
 import gld_core
 from gld_core import flow
 from gld_core.flow import Solver
-from gld_core.render import render_scene
+from gld_core.synthetic.render import render_scene
 
 
 @pytest.fixture(scope="module")

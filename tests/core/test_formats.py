@@ -12,19 +12,12 @@ import pytest
 import torch
 
 from gld_core.cameras import Cameras
-from gld_core.export import write_transforms
-from gld_core.formats import (
-    parse_matrices,
-    read_cameras,
-    read_colmap,
-    read_colmap_points,
-    read_da3_geometry,
-    read_load3d,
-    read_realestate10k,
-    read_transforms,
-    to_load3d,
-    write_colmap,
-)
+from gld_core.io.cameras import read_cameras
+from gld_core.io.colmap import read_colmap, read_colmap_points, write_colmap
+from gld_core.io.comfyui import read_da3_geometry, read_load3d, to_load3d
+from gld_core.io.matrices import parse_matrices
+from gld_core.io.nerfstudio import read_transforms, write_transforms
+from gld_core.io.realestate10k import read_realestate10k
 
 CUBE = Path(__file__).parent / "data" / "cube"
 TRUTH = json.loads((CUBE / "cube.json").read_text())
@@ -200,7 +193,7 @@ def test_a_3d_view_of_another_shape_keeps_pixels_square():
 
 
 def test_a_3d_camera_of_an_exported_scene_comes_back_to_the_scene():
-    from gld_core.geometry import gltf_transform
+    from gld_core.export.gltf import gltf_transform
 
     cameras = Cameras(torch.tensor(C2W), torch.tensor(K), HEIGHT, WIDTH)
     world = gltf_transform(torch.tensor(CORNERS), cameras.w2c[0])

@@ -10,18 +10,10 @@ import torch
 import trimesh
 
 from gld_core.cameras import Cameras
-from gld_core.fusion import (
-    BITS,
-    agreement,
-    even_subset,
-    fuse_mesh,
-    fuse_points,
-    observations,
-    surface_nets,
-    usable,
-    view_meshes,
-)
-from gld_core.render import Room, cast, render_scene
+from gld_core.geometry.depth_maps import agreement, observations, usable
+from gld_core.geometry.mesh import fuse_mesh, surface_nets, view_meshes
+from gld_core.geometry.points import BITS, even_subset, fuse_points
+from gld_core.synthetic.render import Room, cast, render_scene
 
 SEED, V, H, W = 3, 6, 126, 168
 
@@ -253,7 +245,8 @@ def test_progress_ends_at_its_total_and_an_exception_in_it_cancels(scene):
 MEMORY = """
 import sys, torch
 from pathlib import Path
-from gld_core.fusion import agreement, fuse_mesh, fuse_points, view_meshes
+from gld_core.geometry.mesh import fuse_mesh
+from gld_core.geometry.points import fuse_points
 from gld_core.cameras import Cameras
 views, side = int(sys.argv[1]), 252
 y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")

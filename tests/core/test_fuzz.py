@@ -17,15 +17,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import gld_core
-from gld_core import checkpoints, formats, motions
-from gld_core.cameras import Cameras, camera_map, check_scene
-from gld_core.datasets import write_nerfstudio_dataset
-from gld_core.export import write_transforms
-from gld_core.fusion import PointCloud
-from gld_core.pipeline import conditions
-from gld_core.random_models import dit_shapes, random_weights
-from gld_core.render import render_scene
-from gld_core.scenes import read_scene, write_scene
+from gld_core import checkpoints
+from gld_core.cameras import Cameras, motions
+from gld_core.cameras.conventions import check_scene
+from gld_core.conditioning import camera_map, conditions
+from gld_core.export.datasets import write_nerfstudio_dataset
+from gld_core.geometry.points import PointCloud
+from gld_core.io import cameras, colmap, comfyui
+from gld_core.io.nerfstudio import write_transforms
+from gld_core.io.posed_folders import read_scene, write_scene
+from gld_core.synthetic.random_models import dit_shapes, random_weights
+from gld_core.synthetic.render import render_scene
 
 NUMBERS = (math.nan, math.inf, -math.inf, 0.0, 1e-30, 1e30, -1e30, 1e38, 1e300, 1e5, -3.0)
 JUNK = (None, True, "x", "", "..", "a\0b", "²", [], {}, [[]], {"x": 1}, 2**63, -(2**70), 10**400, *NUMBERS)
@@ -123,7 +125,7 @@ def files(room, tmp_path_factory):
     names = [f"view_{view}.png" for view in range(4)]
     xyz, rgb = torch.rand(5, 3), torch.zeros(5, 3, dtype=torch.uint8)
     for name, binary in (("binary", True), ("text", False)):
-        formats.write_colmap(folder / name, cameras, names, xyz, rgb, binary)
+        colmap.write_colmap(folder / name, cameras, names, xyz, rgb, binary)
     write_transforms(folder / "transforms.json", cameras, [{"file_path": name} for name in names])
     matrices = {"c2w": cameras.c2w.tolist(), "K": cameras.K.tolist(), "width": 42, "height": 28, "names": names}
     (folder / "matrices.json").write_text(json.dumps(matrices))
@@ -145,10 +147,10 @@ def test_damaged_camera_files(files, tmp_path, name):
             for path in (files / name).iterdir():
                 content = path.read_bytes()
                 (target / path.name).write_bytes(damaged(choose, content) if path == spoiled else content)
-            answer(case, formats.read_colmap_points, target)
+            answer(case, colmap.read_colmap_points, target)
         else:
             target.write_bytes(damaged(choose, (files / name).read_bytes()))
-        found = answer(case, formats.read_cameras, target, 28, 42)
+        found = answer(case, cameras.read_cameras, target, 28, 42)
         assert found is None or usable(found[0]), case
 
 
@@ -157,17 +159,17 @@ def test_wrong_values_in_camera_files(files, tmp_path, name):
     content = json.loads((files / name).read_text())
     for case in range(150):
         (tmp_path / name).write_text(json.dumps(altered(random.Random(case), content)))
-        found = answer(case, formats.read_cameras, tmp_path / name)
+        found = answer(case, cameras.read_cameras, tmp_path / name)
         assert found is None or usable(found[0]), case
 
 
 def test_wrong_values_in_3d_cameras(room):
     infos = [
-        {**info, "pixel_aspect": 1.0, "principal_point": {"x": 0.5, "y": 0.5}} for info in formats.to_load3d(room[2])
+        {**info, "pixel_aspect": 1.0, "principal_point": {"x": 0.5, "y": 0.5}} for info in comfyui.to_load3d(room[2])
     ]
     for case in range(150):
         changed = altered(random.Random(case), infos)
-        found = answer(case, formats.read_load3d, changed, 28, 42)
+        found = answer(case, comfyui.read_load3d, changed, 28, 42)
         assert found is None or usable(found[0]), case
 
 
@@ -180,7 +182,7 @@ def test_wrong_tensors_in_a_da3_geometry(room):
         value = geometry[name]
         wrong = (None, value[0], value[None], value[:0], value[..., :1], value * math.nan, value * 1e30, value * 0)
         changed = {**geometry, name: choose.choice(wrong)}
-        found = answer(case, formats.read_da3_geometry, changed)
+        found = answer(case, comfyui.read_da3_geometry, changed)
         assert found is None or usable(found[0]), case
 
 
@@ -188,13 +190,13 @@ def test_nested_json_and_numbers_without_end(tmp_path):
     for text in ("[" * 100_000, '{"c2w": ' * 5000, '{"width": ' + "9" * 5000 + "}"):
         (tmp_path / "a.json").write_text(text)
         with pytest.raises(ValueError, match=r"a\.json is not JSON .*; export it again"):
-            formats.read_cameras(tmp_path / "a.json")
+            cameras.read_cameras(tmp_path / "a.json")
 
 
 def test_a_camera_file_in_another_encoding_is_read(files, tmp_path):
     text = (files / "realestate10k.txt").read_bytes().replace(b"example", b"ex\xe4mple")
     (tmp_path / "a.txt").write_bytes(text)
-    assert len(formats.read_cameras(tmp_path / "a.txt", 28, 42)[0]) == 4
+    assert len(cameras.read_cameras(tmp_path / "a.txt", 28, 42)[0]) == 4
 
 
 # Cameras and pictures that the networks are given

@@ -12,10 +12,10 @@ import torch
 import trimesh
 
 from gld_core.cameras import Cameras
-from gld_core.fusion import Mesh, PointCloud, fuse_mesh, fuse_points, view_meshes
-from gld_core.geometry import gltf_transform
-from gld_core.gltf import camera_frusta, glb_bytes, scene_diagonal, write_glb
-from gld_core.render import render_scene
+from gld_core.export.gltf import camera_frusta, glb_bytes, gltf_transform, scene_diagonal, write_glb
+from gld_core.geometry.mesh import Mesh, fuse_mesh, view_meshes
+from gld_core.geometry.points import PointCloud, fuse_points
+from gld_core.synthetic.render import render_scene
 
 VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
 VALIDATE = """

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gld_core.images import fit, fitting_size, read_image
+from gld_core.io.images import fit, fitting_size, read_image
 
 GRADIENT = np.linspace(0, 255, 40 * 30 * 3).reshape(30, 40, 3).astype(np.uint8)
 

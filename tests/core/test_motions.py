@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from gld_core.cameras import Cameras, check_scene
-from gld_core.motions import MOTIONS, axes_meeting, join, rotation, scene_depth, targets
+from gld_core.cameras import Cameras
+from gld_core.cameras.conventions import check_scene
+from gld_core.cameras.motions import MOTIONS, axes_meeting, join, rotation, scene_depth, targets
 
 HEIGHT, WIDTH, DEPTH = 140, 210, 5.0
 K = torch.tensor([[150.0, 0, 105], [0, 150, 70], [0, 0, 1]])

@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import grid_sample
 
 import gld_core
-from gld_core.evaluate import nearest_sources, render_case, wrong_cameras
+from gld_core.evaluation.benchmark import nearest_sources, render_case, wrong_cameras
+from gld_core.evaluation.metrics import psnr
 from gld_core.flow import FAST, RELEASED
-from gld_core.metrics import psnr
 
 NANO = Path(gld_core.__file__).parent / "nano"
 # Two sources of a path of ten frames; targets between and beyond them.

@@ -5,7 +5,10 @@ import torch
 import torch.nn.functional as F
 
 import gld_core
-from gld_core import cameras, codec, da3, flow, geometry, pipeline
+from gld_core import autoencoder, conditioning, flow
+from gld_core.export import gltf
+from gld_core.geometry import alignment, depth_maps, points
+from gld_core.networks import da3
 
 SAMPLED = 3e-5
 
@@ -62,9 +65,9 @@ def check_own_inference_with_cameras(b):
 
 
 def check_camera_conditioning(b):
-    b.equal("camera.embedding", cameras.camera_map(b.cameras, b.N))
-    b.equal("camera.scale", cameras.translation_scale(b.cameras.c2w)[None])
-    b.equal("camera.viewmats", cameras.scaled_w2c(b.cameras))
+    b.equal("camera.embedding", conditioning.camera_map(b.cameras, b.N))
+    b.equal("camera.scale", conditioning.translation_scale(b.cameras.c2w)[None])
+    b.equal("camera.viewmats", conditioning.scaled_w2c(b.cameras))
 
 
 @torch.inference_mode()
@@ -73,7 +76,7 @@ def check_velocity(b, level):
     source = latent((views.level0, views.level1)[level])
     level1 = None if level else latent(b["dit.source_level1"])
     branches = [
-        network.prepare(source, **pipeline.conditions(views, level, conditional), level1=level1)
+        network.prepare(source, **conditioning.conditions(views, level, conditional), level1=level1)
         for conditional in (False, True)
     ]
     x, t = latent(b["dit.x"]), b["dit.t"][:1]
@@ -127,26 +130,24 @@ def check_cameras_from_rays(b):
         ("decode.recovered_", "decode.ray", "decode.ray_conf"),
         ("rays.", "rays.ray", "rays.conf"),
     ):
-        c2w, K = geometry.cameras_from_rays(b[ray], b[conf], b.H, b.W)
+        c2w, K = alignment.cameras_from_rays(b[ray], b[conf], b.H, b.W)
         b.equal(f"{prefix}c2w", c2w)
         b.equal(f"{prefix}K", K)
 
 
 def check_sim3(b):
-    sim3 = geometry.umeyama(b["sim3.pred_c2w"][:, :3, 3], b["in.c2w"][:, :3, 3])
+    sim3 = alignment.umeyama(b["sim3.pred_c2w"][:, :3, 3], b["in.c2w"][:, :3, 3])
     b.equal("sim3.scale", torch.tensor([sim3.scale]))
     b.equal("sim3.aligned_c2w", sim3.apply_to_poses(b["sim3.pred_c2w"]))
 
 
 def check_points(b):
-    threshold = geometry.confidence_threshold(b["points.conf"], 1.05, 40, 90)
+    threshold = depth_maps.confidence_threshold(b["points.conf"], 1.05, 40, 90)
     b.equal("points.conf_threshold", torch.tensor([threshold], dtype=torch.float64))
-    xyz, rgb = geometry.point_cloud(
-        b["points.depth"], b["points.conf"], b.images, b.cameras.K, b.cameras.c2w, threshold
-    )
+    xyz, rgb = points.point_cloud(b["points.depth"], b["points.conf"], b.images, b.cameras.K, b.cameras.c2w, threshold)
     b.equal("points.xyz", xyz)
     assert torch.equal(rgb, b["points.rgb"])
-    b.equal("points.gltf_transform", geometry.gltf_transform(xyz, b.cameras.w2c[0]))
+    b.equal("points.gltf_transform", gltf.gltf_transform(xyz, b.cameras.w2c[0]))
 
 
 STAGES = [
@@ -205,7 +206,7 @@ def normalized_by_true_size(normalize, height, width):
 def pixel_centre_map(cameras_, sources):
     moved = cameras_.K.clone()
     moved[:, 0, 2] -= 1.0
-    return cameras.camera_map(gld_core.Cameras(cameras_.c2w, moved, cameras_.height, cameras_.width), sources)
+    return conditioning.camera_map(gld_core.Cameras(cameras_.c2w, moved, cameras_.height, cameras_.width), sources)
 
 
 def true_intrinsics_without_cameras(views, level, conditional):
@@ -213,8 +214,8 @@ def true_intrinsics_without_cameras(views, level, conditional):
     identity = torch.eye(4, dtype=torch.float64).expand(len(c), 4, 4)
     out = pipeline_conditions(views, level, conditional)
     if not conditional:
-        K = cameras.normalized_intrinsics(c.K, c.height, c.width)
-        out["matrices"] = cameras.projection_matrices(identity, K)
+        K = conditioning.normalized_intrinsics(c.K, c.height, c.width)
+        out["matrices"] = conditioning.projection_matrices(identity, K)
     return out
 
 
@@ -222,12 +223,12 @@ def identity_intrinsics_without_cameras(views, level, conditional):
     out = pipeline_conditions(views, level, conditional)
     if not conditional:
         identity = torch.eye(4, dtype=torch.float64).expand(len(views.cameras), 4, 4)
-        K = cameras.normalized_intrinsics(torch.eye(3).expand(len(views.cameras), 3, 3), 504, 504)
-        out["matrices"] = cameras.projection_matrices(identity, K)
+        K = conditioning.normalized_intrinsics(torch.eye(3).expand(len(views.cameras), 3, 3), 504, 504)
+        out["matrices"] = conditioning.projection_matrices(identity, K)
     return out
 
 
-pipeline_conditions = pipeline.conditions
+pipeline_conditions = conditioning.conditions
 
 
 QUIRKS = {
@@ -245,21 +246,22 @@ QUIRKS = {
     ),
     "PRoPE with K itself for keys and values": (
         check_level1_velocity,
-        lambda patch, b: patch.setattr(pipeline, "projection_matrices", projection_with_inverted_intrinsics),
+        lambda patch, b: patch.setattr(
+            conditioning, "projection_matrices", projection_with_inverted_intrinsics),
     ),
     "cascade normalises K by 504": (
         check_cascade_velocity,
         lambda patch, b: patch.setattr(
-            pipeline, "normalized_intrinsics", normalized_by_true_size(cameras.normalized_intrinsics, b.H, b.W)
+            conditioning, "normalized_intrinsics", normalized_by_true_size(conditioning.normalized_intrinsics, b.H, b.W)
         ),
     ),
     "level 1 without cameras has the identity as pixel K": (
         check_level1_velocity,
-        lambda patch, b: patch.setattr(pipeline, "conditions", true_intrinsics_without_cameras),
+        lambda patch, b: patch.setattr(conditioning, "conditions", true_intrinsics_without_cameras),
     ),
     "cascade without cameras keeps K": (
         check_cascade_velocity,
-        lambda patch, b: patch.setattr(pipeline, "conditions", identity_intrinsics_without_cameras),
+        lambda patch, b: patch.setattr(conditioning, "conditions", identity_intrinsics_without_cameras),
     ),
     "rays half a pixel left and half a pixel down": (
         lambda b: b.equal("camera.embedding", pixel_centre_map(b.cameras, b.N)),
@@ -276,7 +278,9 @@ QUIRKS = {
     "token 0 of the first source alone for all views": (
         check_propagation,
         lambda patch, b: patch.setattr(
-            codec.Codec, "encode", lambda self, images, levels, run=codec.Codec.encode: run(self, b.images, levels)
+            autoencoder.Codec,
+            "encode",
+            lambda self, images, levels, run=autoencoder.Codec.encode: run(self, b.images, levels),
         ),
     ),
     "camera tokens overwritten before block 4": (

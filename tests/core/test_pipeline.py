@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 
 import gld_core
 from gld_core import checkpoints
-from gld_core.cameras import camera_map
-from gld_core.pipeline import conditions
-from gld_core.render import render_scene
+from gld_core.conditioning import camera_map, conditions
+from gld_core.synthetic.render import render_scene
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import straightforward  # noqa: E402
@@ -115,9 +114,9 @@ def test_network_equals_its_formulas_as_written(random_models, gld):
                 source.transpose(0, 1)[None], **cameras, level1=None if level else level1.transpose(0, 1)[None]
             )
             ours = gld.diffusion[level](x.transpose(0, 1)[None], torch.tensor([0.4]), **prepared)[0].transpose(0, 1)
-        w2c = gld_core.cameras.scaled_w2c(views.cameras).float()
+        w2c = gld_core.conditioning.scaled_w2c(views.cameras).float()
         size = (42, 56) if level else (504, 504)
-        K = gld_core.cameras.normalized_intrinsics(views.cameras.K, *size).float()
+        K = gld_core.conditioning.normalized_intrinsics(views.cameras.K, *size).float()
         rays = camera_map(views.cameras, 2)
         written = straightforward.velocity(weights, x, 0.4, source, rays, w2c, K, given)
         assert (ours - written).norm() / written.norm() < 3e-6

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gld_core import dit, flow
+from gld_core import flow
+from gld_core.autoencoder import Views
 from gld_core.cameras import Cameras
-from gld_core.codec import Views
-from gld_core.dit import MultiViewDiT, split_pair_embedders
-from gld_core.pipeline import conditions
-from gld_core.random_models import dit_shapes, random_weights
+from gld_core.conditioning import conditions
+from gld_core.networks import dit
+from gld_core.networks.dit import MultiViewDiT, split_pair_embedders
+from gld_core.synthetic.random_models import dit_shapes, random_weights
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import straightforward  # noqa: E402

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gld_core.render import Room, render_scene
+from gld_core.synthetic.render import Room, render_scene
 
 
 def world_points(depth, cameras):

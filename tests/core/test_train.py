@@ -10,19 +10,20 @@ import pytest
 import torch
 
 import gld_core
-from gld_core import Cameras, checkpoints, train
-from gld_core.codec import Codec
-from gld_core.dit import PRoPE, merge_pair_embedders
-from gld_core.export import write_png, write_transforms
-from gld_core.formats import write_colmap
-from gld_core.images import read_image
-from gld_core.objectives import DecoderObjective, FlowObjective, latents
+from gld_core import Cameras, checkpoints
+from gld_core.autoencoder import Codec
+from gld_core.io.colmap import write_colmap
+from gld_core.io.images import read_image, write_png
+from gld_core.io.nerfstudio import write_transforms
+from gld_core.io.posed_folders import write_scene
+from gld_core.networks.dit import PRoPE, merge_pair_embedders
 from gld_core.pipeline import load_codec
-from gld_core.rooms import write_room
-from gld_core.scenes import write_scene
-from gld_core.training_data import Features, Photographs, Rooms, find_scenes
+from gld_core.synthetic.rooms import write_room
+from gld_core.training import loop, stages
+from gld_core.training.data import Features, Photographs, Rooms, find_scenes
+from gld_core.training.objectives import DecoderObjective, FlowObjective, latents
 
-SMALL = train.Settings(steps=4, batch=8, views=(3, 4), sources=(1, 2), lr=1e-3, warmup=2, ema=0.5)
+SMALL = loop.Settings(steps=4, batch=8, views=(3, 4), sources=(1, 2), lr=1e-3, warmup=2, ema=0.5)
 
 
 class Pictures:
@@ -49,7 +50,7 @@ class Pictures:
 def run(stage, out, settings=SMALL, data=None, **options):
     lines = []
     options = {"size": "small", "say": lines.append, "save_every": 2, "log_every": 1, **options}
-    train.train(stage, data or Pictures(), settings, out, **options)
+    stages.train(stage, data or Pictures(), settings, out, **options)
     return lines
 
 
@@ -151,7 +152,7 @@ def test_statistics_make_the_features_of_their_data_unit_normal(random_models, t
         statistics = checkpoints.Statistics(stored["mean"].flatten(), stored["var"].flatten())
         latents = []
         for step in range(3):
-            batch = train.make_batch(Pictures(), settings, step)
+            batch = loop.make_batch(Pictures(), settings, step)
             raw = backbone(batch.images.flatten(0, 1), 2, scenes=len(batch.images))[level]
             latents.append(statistics.normalize(raw[:, 1:]).flatten(0, 1))
         latent = torch.cat(latents)
@@ -210,7 +211,7 @@ def test_the_adversary_weighs_as_much_as_the_release_gives_it(random_models):
     loaders = checkpoints.codec_networks(random_models, "da3", dtype=torch.float32)
     networks = {name: loaders[name]() for name in ("backbone", "head", "rgb_decoder")}
     objective = DecoderObjective(networks, steps=1)
-    batch = train.make_batch(Pictures(), replace(SMALL, batch=4, views=(4,)), 5)
+    batch = loop.make_batch(Pictures(), replace(SMALL, batch=4, views=(4,)), 5)
     images = networks["rgb_decoder"](torch.randn(4, 6, 1024), *(side // 14 for side in batch.images.shape[-2:]))
     truth = batch.images[0]
     rest = (images - truth).abs().mean()
@@ -329,10 +330,10 @@ def test_scenes_of_every_format_are_read_and_bad_frames_counted(tmp_path):
 def test_batches_are_of_one_size_and_the_same_with_workers():
     settings = replace(SMALL, steps=6)
     data = Pictures()
-    batches = [train.make_batch(data, settings, step) for step in range(6)]
+    batches = [loop.make_batch(data, settings, step) for step in range(6)]
     assert {batch.images.shape[-2:] for batch in batches} == {(28, 42), (42, 28)}
     loader = torch.utils.data.DataLoader(
-        train.Steps(data, settings, 0, 1), batch_size=None, sampler=range(2, 6), num_workers=2
+        loop.Steps(data, settings, 0, 1), batch_size=None, sampler=range(2, 6), num_workers=2
     )
     for batch, expected in zip(loader, batches[2:], strict=True):
         assert torch.equal(batch.images, expected.images) and batch.seeds == expected.seeds
@@ -378,7 +379,7 @@ def test_logs_stand_beside_the_state(random_models, tmp_path):
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path):
-    class Slope(train.Objective):
+    class Slope(stages.Objective):
         def __init__(self):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(1))
@@ -387,7 +388,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path):
             return (self.weight * (float("nan") if batch.seed == 1 else 1.0)).sum(), {}
 
     weights, lines = [], []
-    train.fit(
+    loop.fit(
         Slope(), Pictures(), replace(SMALL, final_lr=None, ema=0.0), tmp_path / "state.pt",
         lambda ema: weights.append(float(ema["weight"])), lines.append, save_every=1,
     )  # fmt: skip
@@ -427,11 +428,11 @@ def test_kept_features_train_as_those_made_on_the_way(random_models, tmp_path):
     """To half precision; the pictures are of 8 bits."""
     settings = replace(SMALL, steps=2, views=(4,), batch=4)
     run("features", tmp_path, settings, models=random_models)
-    kept = Features(tmp_path / train.FEATURES)
+    kept = Features(tmp_path / stages.FEATURES)
     assert len(kept) == 8 and {size[2] for size in kept.sizes()} == {4}
     codec = load_codec(random_models, "da3")
     network = checkpoints.load_diffusion(random_models / "checkpoints/da3_level1.pt", "da3", 1, dtype=torch.float32)
-    batch = train.make_batch(kept, settings, 0)
+    batch = loop.make_batch(kept, settings, 0)
     assert batch.latents is not None and batch.latents[1][0].shape[1] == batch.sources
     objective = FlowObjective(codec, network, 1)
     loss, _ = objective(batch)

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 
 import gld_core
-from gld_core import checkpoints, dit, flow, pipeline, vggt
-from gld_core.cameras import scaled_w2c
-from gld_core.dpt import GeometryHead, ResidualConvUnit
-from gld_core.random_models import write_random_models
-from gld_core.rgb_decoder import RGBDecoder
+from gld_core import checkpoints, conditioning, flow, pipeline
+from gld_core.conditioning import scaled_w2c
+from gld_core.networks import dit, vggt
+from gld_core.networks.dpt import GeometryHead, ResidualConvUnit
+from gld_core.networks.rgb_decoder import RGBDecoder
+from gld_core.synthetic.random_models import write_random_models
 
 SAMPLED = 3e-5
 
@@ -60,7 +61,7 @@ def check_pose_encoding(b):
 
 
 def check_camera_conditioning(b):
-    b.equal("camera.embedding", pipeline.conditions(b.views(), 1, True)["camera_map"])
+    b.equal("camera.embedding", conditioning.conditions(b.views(), 1, True)["camera_map"])
     b.equal("camera.viewmats", scaled_w2c(b.cameras))
 
 
@@ -72,7 +73,7 @@ def check_velocity(b, level):
         for latent in (b["dit.x"], (views.level0, views.level1)[level], b["dit.source_level1"])
     )
     given = {} if level else {"level1": source_level1}
-    branches = [network.prepare(source, **pipeline.conditions(views, level, c), **given) for c in (False, True)]
+    branches = [network.prepare(source, **conditioning.conditions(views, level, c), **given) for c in (False, True)]
     t = b["dit.t"][:1]
     b.equal(f"dit.{name}.velocity", network(x, t, **branches[1])[0].transpose(0, 1))
     b.equal(f"dit.{name}.velocity_cfg1.5", flow.guided(network, *branches, 1.5)(x, float(t))[0].transpose(0, 1))
@@ -240,7 +241,7 @@ prope = dit.PRoPE.apply
 
 def specials_with_camera_embedding(patch, b):
     embedder, network = b.gld.diffusion[1].special_s_embedder, b.gld.diffusion[1]
-    rays = pipeline.conditions(b.views(), 1, True)["camera_map"]
+    rays = conditioning.conditions(b.views(), 1, True)["camera_map"]
     mean = network.camera_embedder(rays).mean(dim=1)[None, :, None]
     forward = embedder.forward
     patch.setattr(embedder, "forward", lambda pair: forward(pair) + mean)
@@ -281,17 +282,17 @@ def specials_with_patch_statistics(patch, b):
 
 def true_intrinsics_without_cameras(patch, b):
     eye = torch.eye(3)
-    normalize = pipeline.normalized_intrinsics
+    normalize = conditioning.normalized_intrinsics
     patch.setattr(
-        pipeline,
+        conditioning,
         "normalized_intrinsics",
         lambda K, *size: normalize(b.cameras.K if torch.equal(K[0], eye) else K, *size),
     )
 
 
 def intrinsics_normalised_by_504(patch, b):
-    normalize = pipeline.normalized_intrinsics
-    patch.setattr(pipeline, "normalized_intrinsics", lambda K, *size: normalize(K, 504, 504))
+    normalize = conditioning.normalized_intrinsics
+    patch.setattr(conditioning, "normalized_intrinsics", lambda K, *size: normalize(K, 504, 504))
 
 
 def residual_as_it_came(patch, b):

@@ -23,8 +23,8 @@ gld = importlib.util.module_from_spec(spec)
 sys.modules["gld"] = gld
 spec.loader.exec_module(gld)
 
+from gld.gld_core.autoencoder import Views  # noqa: E402
 from gld.gld_core.cameras import Cameras  # noqa: E402
-from gld.gld_core.codec import Views  # noqa: E402
 from gld.nodes import host  # noqa: E402
 
 torch.manual_seed(0)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from gld_core import coverage, motions
-from gld_core.cameras import Cameras
-from gld_core.export import write_png
-from gld_core.formats import parse_matrices, read_cameras
-from gld_core.fusion import usable
-from gld_core.images import fit
-from gld_core.scenes import choose_views, read_scene
+from gld_core.cameras import Cameras, motions
+from gld_core.geometry import coverage
+from gld_core.geometry.depth_maps import usable
+from gld_core.io.cameras import read_cameras
+from gld_core.io.images import fit, write_png
+from gld_core.io.matrices import parse_matrices
+from gld_core.io.posed_folders import choose_views, read_scene
 
 CUBE = Path(__file__).resolve().parents[1] / "core" / "data" / "cube"
 

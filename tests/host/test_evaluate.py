@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from gld_core.evaluate import pose_row
-from gld_core.metrics import psnr, ssim
-from gld_core.scenes import read_scene
+from gld_core.evaluation.metrics import psnr, ssim
+from gld_core.evaluation.report import pose_row
+from gld_core.io.posed_folders import read_scene
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gld_core import flow, paths
+from gld_core import flow, windows
 from gld_core.flow import Solver
 
 NOTHING = {"guidance_from": 0.0, "guidance_to": 1.0, "share": 1}
@@ -70,8 +70,8 @@ def test_every_window_of_a_long_path_shares_its_own(server, fast, only, core, co
     prompt["level1"]["inputs"] |= {"window": 4, "overlap": 1}
     found = server.run(only(prompt, "save level1")).latent("save level1")
     views, solver = core_views(), Solver(guidance=(0.0, 0.97), share=2)
-    plan, noise = paths.windows(2, 6, 4, 1), host_noise(views, 7)
-    meant = paths.sample(core, 1, views, None, plan, STEPS, noise=noise, solver=solver)
+    plan, noise = windows.split_into_windows(2, 6, 4, 1), host_noise(views, 7)
+    meant = windows.sample(core, 1, views, None, plan, STEPS, noise=noise, solver=solver)
     assert relative(found[0].transpose(0, 1), meant) < 1e-5
 
 

@@ -9,10 +9,10 @@ import torch
 import trimesh
 from PIL import Image
 
-from gld_core.fusion import agreement
-from gld_core.geometry import point_cloud
-from gld_core.gltf import SOURCE_COLOR, TARGET_COLOR, linear_colors
-from gld_core.render import render_scene
+from gld_core.export.gltf import SOURCE_COLOR, TARGET_COLOR, linear_colors
+from gld_core.geometry.depth_maps import agreement
+from gld_core.geometry.points import point_cloud
+from gld_core.synthetic.render import render_scene
 
 SEED, V, H, W = 3, 6, 84, 112
 KINDS = ("released points", "points", "mesh", "textured mesh")

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import gld_core
-from gld_core.scenes import write_scene
+from gld_core.io.posed_folders import write_scene
 
 
 def relative(found: torch.Tensor, meant: torch.Tensor) -> float:

@@ -13,9 +13,9 @@ import uuid
 import pytest
 from safetensors.torch import load_file
 
-from gld_core import motions
-from gld_core.render import render_scene
-from gld_core.scenes import read_scene, write_scene
+from gld_core.cameras import motions
+from gld_core.io.posed_folders import read_scene, write_scene
+from gld_core.synthetic.render import render_scene
 
 PROMPTS = int(os.environ.get("GLD_SOAK_PROMPTS", 40))
 STEPS, SIDE = 2, 56

@@ -1,0 +1,177 @@
+"""The type `Cameras`, its conventions and checks, and the pose encodings of the networks.
+
+Axes are OpenCV's: x right, y down, z forward. Poses are camera-to-world (c2w), intrinsics K are in pixels of a
+height x width image. Cameras are float32 on the CPU whatever the networks run in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .rotations import quaternion_to_rotation, rotation_to_quaternion
+
+# Where a principal point may lie, as a share of the image's sides: that of half or twice the size lies outside.
+PRINCIPAL_RANGE = (0.3, 0.7)
+# Focal lengths as a share of the image's sides: fields of view from 179.9 down to 0.06 degrees.
+FOCAL_RANGE = (1e-3, 1e3)
+# Pixels of an image's longer side.
+MAX_SIDE = 65536
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """V pinhole cameras: c2w (V, 4, 4), K (V, 3, 3) in pixels of height x width images."""
+
+    c2w: Tensor
+    K: Tensor
+    height: int
+    width: int
+
+    def __post_init__(self):
+        for name, size in (("c2w", 4), ("K", 3)):
+            value = torch.as_tensor(getattr(self, name)).detach().to("cpu", torch.float32)
+            if value.ndim != 3 or value.shape[1:] != (size, size):
+                raise ValueError(f"Cameras.{name} has shape {tuple(value.shape)}; give (V, {size}, {size}).")
+            object.__setattr__(self, name, value)
+        if len(self.c2w) != len(self.K):
+            raise ValueError(f"Cameras has {len(self.c2w)} poses but {len(self.K)} intrinsics; give one K per pose.")
+
+    def __len__(self) -> int:
+        return len(self.c2w)
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Cameras:
+        if isinstance(index, int):
+            index = [index]
+        elif not isinstance(index, slice):
+            index = list(index)
+        return Cameras(self.c2w[index], self.K[index], self.height, self.width)
+
+    @property
+    def w2c(self) -> Tensor:
+        """(V, 4, 4) world-to-camera."""
+        return torch.linalg.inv(self.c2w.double()).float()
+
+    def check(self) -> None:
+        """Raise ValueError, naming the view and the cure, unless every camera is one a network can be given."""
+        if not (0 < self.width <= MAX_SIDE and 0 < self.height <= MAX_SIDE):
+            raise ValueError(
+                f"The cameras are for images of {self.width}x{self.height}; give width and height in pixels, from 1 to "
+                f"{MAX_SIDE}."
+            )
+        for name, value in (("pose", self.c2w), ("K", self.K)):
+            bad = ~torch.isfinite(value).flatten(1).all(dim=1)
+            if bad.any():
+                raise ValueError(f"The {name} of view {int(bad.nonzero()[0])} is not finite; leave that view out.")
+        R = self.c2w[:, :3, :3].double()
+        error = (R @ R.transpose(1, 2) - torch.eye(3, dtype=R.dtype)).abs().amax(dim=(1, 2))
+        for view in range(len(self)):
+            if error[view] > 1e-2:
+                raise ValueError(
+                    f"The rotation of view {view} is not orthonormal (off by {error[view]:.3g}); "
+                    "give camera-to-world matrices without scale or shear."
+                )
+            if torch.linalg.det(R[view]) < 0:
+                raise ValueError(
+                    f"The rotation of view {view} is mirrored; give right-handed axes (x right, y down, z forward)."
+                )
+            if (self.c2w[view, 3] - torch.tensor([0.0, 0.0, 0.0, 1.0])).abs().max() > 1e-4:
+                raise ValueError(f"The last row of view {view}'s pose is not 0 0 0 1; give camera-to-world matrices.")
+            fx, fy, (cx, cy) = self.K[view, 0, 0], self.K[view, 1, 1], self.K[view, :2, 2]
+            if fx <= 0 or fy <= 0:
+                raise ValueError(f"K of view {view} has a focal length of 0 or below; give focal lengths in pixels.")
+            if (self.K[view, 2] - torch.tensor([0.0, 0.0, 1.0])).abs().max() > 1e-4 or self.K[view, 1, 0] != 0:
+                raise ValueError(
+                    f"K of view {view} is not [[fx, skew, cx], [0, fy, cy], [0, 0, 1]]; transpose or fix it."
+                )
+            low, high = FOCAL_RANGE
+            if not (low <= fx / self.width <= high and low <= fy / self.height <= high):
+                raise ValueError(
+                    f"K of view {view} has focal lengths of {fx:.4g} and {fy:.4g} for a {self.width}x{self.height} "
+                    "image, which no lens has; give focal lengths in pixels."
+                )
+            low, high = PRINCIPAL_RANGE
+            if not (low <= cx / self.width <= high and low <= cy / self.height <= high):
+                raise ValueError(
+                    f"K of view {view} has its principal point ({cx:.4g}, {cy:.4g}) far from the middle of the "
+                    f"{self.width}x{self.height} image; K belongs to another image size: scale it with the image."
+                )
+
+
+def check_scene(cameras: Cameras, sources: int, depth: float | None = None) -> None:
+    """`Cameras.check`, then what only the scene shows, the first `sources` cameras being photographs.
+
+    Raises ValueError where translations span more than 100 times the scene's depth (None: not known, not looked at),
+    or where all photographs were taken in one point with different K, as happens when their poses were lost.
+    """
+    cameras.check()
+    centres = cameras.c2w[:, :3, 3].double()
+    away = (centres - centres.median(dim=0).values).norm(dim=1)
+    if depth is not None and torch.cdist(centres, centres).max() > 100 * depth:
+        raise ValueError(
+            f"View {int(away.argmax())} stands {away.max() / depth:.0f} times the scene's depth ({depth:.3g}) away "
+            "from the others; its translation is in another unit: give all of them in the same, such as metres."
+        )
+    focal = cameras.K[:sources, 0, 0]
+    if sources > 1 and in_one_point(cameras.c2w[:sources]) and focal.max() > 1.01 * focal.min():
+        raise ValueError(
+            f"The {sources} source cameras stand in one point but have different K (fx from {focal.min():.4g} to "
+            f"{focal.max():.4g}); their poses were lost: estimate the cameras, or load them with their translations."
+        )
+
+
+def in_one_point(c2w: Tensor) -> bool:
+    """Whether poses (V, 4, 4) differ in translation by rounding only: 1e-5 of their distance from the origin."""
+    centres = c2w[:, :3, 3]
+    return bool((centres - centres[-1]).abs().max() <= 1e-5 * centres.abs().max())
+
+
+def path_order(cameras: Cameras, sources: int) -> list[int]:
+    """All views in the order of the path: the targets as they are, each of the first `sources` views put where it makes
+    the way through the views longest least. Steps count by distance, in units of the cameras' extent, plus angle in
+    radians.
+    """
+    c2w = cameras.c2w.double()
+    distance = torch.cdist(c2w[:, :3, 3], c2w[:, :3, 3])
+    cosine = (torch.einsum("iab,jab->ij", c2w[:, :3, :3], c2w[:, :3, :3]) - 1) / 2
+    step = (distance / distance.max().clamp(min=1e-12) + cosine.clamp(-1, 1).acos()).tolist()
+    order = list(range(sources, len(cameras)))
+    for source in range(sources):
+        detours = []
+        for place in range(len(order) + 1):
+            sides = order[max(place - 1, 0) : place + 1]
+            way = step[sides[0]][sides[1]] if 0 < place < len(order) else 0.0
+            detours.append(sum(step[source][side] for side in sides) - way)
+        order.insert(detours.index(min(detours)) if detours else 0, source)
+    return order
+
+
+def encode_pose(pose: Tensor, K: Tensor, height: int, width: int) -> Tensor:
+    """(V, 9) float32: translation, quaternion xyzw, vertical and horizontal field of view in radians."""
+    pose, K = pose.double(), K.double()
+    fov_h = 2 * torch.atan(height / 2 / K[:, 1, 1])
+    fov_w = 2 * torch.atan(width / 2 / K[:, 0, 0])
+    return torch.cat(
+        [pose[:, :3, 3], rotation_to_quaternion(pose[:, :3, :3]), fov_h[:, None], fov_w[:, None]], dim=1
+    ).float()
+
+
+def decode_pose(encoding: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """(V, 9) encoding -> pose (V, 4, 4) and K (V, 3, 3), principal point in the middle; tangents from 1e-6 up."""
+    encoding = encoding.detach().to("cpu", torch.float64)
+    pose = torch.eye(4, dtype=torch.float64).repeat(len(encoding), 1, 1)
+    pose[:, :3, :3] = quaternion_to_rotation(encoding[:, 3:7])
+    pose[:, :3, 3] = encoding[:, :3]
+    tangent = torch.tan(encoding[:, 7:] / 2).clamp(min=1e-6)
+    K = torch.zeros(len(encoding), 3, 3, dtype=torch.float64)
+    K[:, 0, 0] = width / 2 / tangent[:, 1]
+    K[:, 1, 1] = height / 2 / tangent[:, 0]
+    K[:, 0, 2], K[:, 1, 2], K[:, 2, 2] = width / 2, height / 2, 1
+    return pose, K
+
+
+# x right, y up, z backward (OpenGL, Blender, three.js) to OpenCV and back.
+OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))

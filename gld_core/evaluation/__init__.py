@@ -1,0 +1,1 @@
+"""How good results are: metrics, tables and the benchmark."""

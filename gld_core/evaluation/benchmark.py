@@ -1,0 +1,235 @@
+"""How good a model is: generated views of scenes whose truth is known, beside baselines.
+
+    python -m gld_core eval --models MODELS --out RESULTS --rooms 50
+
+writes results.json, results.md and a contact sheet per scene, anew after every scene. Targets alone
+are measured in pictures and depth, all views in cameras (metrics.py). Rows of a scene:
+
+- cascade, level 1: the views as the whole model makes them, and without level 0. Cameras are those that the backbone
+  estimates from the generated pictures. Depth is brought to the scene's unit by the Sim(3) of the recovered cameras
+  (`Geometry.align_to`), and beside it by the median over the scene's targets.
+- nearest source: every target replaced by the photograph of the source whose camera is nearest.
+- wrong cameras: the same model, every target's motion from the first source undone where it should be done
+  (S inv(T) S for poses S, T): as far and turned as much, but the other way.
+- photographs: cameras, and depth where the truth is exact, that the backbone finds in the true pictures: the least
+  errors to expect of the rows above.
+
+Rendered rooms have exact depth. For photographs the truth is what the backbone finds in them, as in the research.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import windows
+from ..cameras import Cameras
+from ..export.pictures import contact_sheet
+from ..io.images import write_png
+from ..io.posed_folders import choose_views, read_scene
+from ..pipeline import GLD, Callback
+from ..synthetic.render import render_scene
+from ..synthetic.rooms import REACH, SIZES, VIEWS
+from .lpips import LPIPS
+from .metrics import angles
+from .report import Row, mean_rows, means, picture_errors, pose_row, scaled_depth_errors, table, write_results
+
+OVERLAP = 2
+# Of rendered rooms: targets lie between these and beyond them.
+ROOM_SOURCES = [2, 7]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scene with its truth, sources first: images (V, 3, H, W), depth (V, H, W) or None, cameras; `place` of each
+    view along the path.
+    """
+
+    name: str
+    images: Tensor
+    depth: Tensor | None
+    cameras: Cameras
+    sources: int
+    place: list[int]
+
+    @property
+    def labels(self) -> list[str]:
+        return [f"{'source' if view < self.sources else 'target'} {place}" for view, place in enumerate(self.place)]
+
+
+def scene_folders(folder: Path) -> list[Path]:
+    """The folder itself if it is a posed scene, else those of its folders that are. ValueError where there is none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give a scene, or a folder of scenes.")
+    if any(folder.glob("*.npz")):
+        return [folder]
+    found = sorted(path.parent for path in folder.glob("*/*.npz"))
+    if not found:
+        raise ValueError(f"{folder} and the folders in it hold no .npz cameras; give a scene, or a folder of scenes.")
+    return list(dict.fromkeys(found))
+
+
+def read_case(folder: Path, size: int, sources: Sequence[int] | int, targets: Sequence[int] | None) -> Case:
+    """A posed scene (scenes.py), every chosen view with its picture. ValueError where one has none."""
+    scene = read_scene(folder, size)
+    chosen, wanted = choose_views(len(scene), sources, targets)
+    order = chosen + wanted
+    return Case(folder.resolve().name, scene.photographs(order), None, scene.cameras[order], len(chosen), order)
+
+
+def render_case(seed: int, sources: Sequence[int] | int, targets: Sequence[int] | None) -> Case:
+    chosen, wanted = choose_views(VIEWS, sources, targets)
+    order = chosen + wanted
+    images, depth, cameras = render_scene(seed, VIEWS, *SIZES[0], reach=REACH)
+    return Case(f"room_{seed:06}", images[order], depth[order], cameras[order], len(chosen), order)
+
+
+def plan(sources: int, views: int, window: int) -> list[windows.Window]:
+    """One window where all views fit in; ValueError where the window has no room for a target."""
+    if window >= views:
+        return [windows.Window(list(range(views)), list(range(views)))]
+    return windows.split_into_windows(sources, views, window, OVERLAP)
+
+
+def find_cases(
+    folder: Path | None,
+    rooms: int | None,
+    first_seed: int,
+    size: int,
+    sources: Sequence[int] | int,
+    targets: Sequence[int] | None,
+    window: int,
+) -> Sequence[Callable[[], Case]]:
+    """What reads or renders each scene: those of the folder, or `rooms` rooms. ValueError for any scene that cannot be
+    measured.
+    """
+    if (folder is None) == (rooms is None):
+        raise ValueError("Give a folder of scenes, or --rooms and how many.")
+    if rooms is not None and rooms < 1:
+        raise ValueError(f"--rooms is {rooms}; at least 1 is needed.")
+    if folder is None:
+        chosen, wanted = choose_views(VIEWS, sources, targets)
+        plan(len(chosen), len(chosen) + len(wanted), window)
+        return [partial(render_case, first_seed + number, sources, targets) for number in range(rooms or 0)]
+    cases = [partial(read_case, path, size, sources, targets) for path in scene_folders(folder)]
+    for read in cases:
+        case = read()
+        plan(case.sources, len(case.place), window)
+    return cases
+
+
+def wrong_cameras(cameras: Cameras, sources: int) -> Cameras:
+    """Sources as they are, every target T as S inv(T) S with S the first source."""
+    c2w = cameras.c2w.double().clone()
+    c2w[sources:] = c2w[0] @ torch.linalg.inv(c2w[sources:]) @ c2w[0]
+    return Cameras(c2w, cameras.K, cameras.height, cameras.width)
+
+
+def nearest_sources(cameras: Cameras, sources: int) -> Tensor:
+    """(M,) the nearest source of every target: by distance, in units of the cameras' extent, plus angle in radians."""
+    c2w = cameras.c2w.double()
+    distance = torch.cdist(c2w[:, :3, 3], c2w[:, :3, 3])
+    turned = angles(c2w[:, None, :3, :3].transpose(-1, -2) @ c2w[None, :, :3, :3]).deg2rad()
+    return (distance / distance.max().clamp(min=1e-12) + turned)[sources:, :sources].argmin(dim=1)
+
+
+class Evaluation:
+    """Measures scenes with one model. sampling: steps, cfg, shift, seed, solver as `GLD.sample_level1` takes them;
+    window: views that are made together.
+    """
+
+    def __init__(self, gld: GLD, cascade: bool, window: int, sampling: Mapping[str, Any], lpips: LPIPS | None):
+        self.gld = gld
+        self.cascade = cascade
+        self.window = window
+        self.sampling = sampling
+        self.lpips = lpips
+
+    @property
+    def samplings(self) -> int:
+        """How many a scene needs, each of which reports its steps."""
+        return 4 if self.cascade else 2
+
+    def generate(self, case: Case, cameras: Cameras, callback: Callback):
+        """Views, level-1 and level-0 features (None without the cascade), and their windows."""
+        views = self.gld.encode_views(case.images[: case.sources], cameras)
+        parts = plan(case.sources, len(cameras), self.window)
+        level1 = windows.sample(self.gld, 1, views, None, parts, callback=callback, **self.sampling)
+        level0 = None
+        if self.cascade:
+            level0 = windows.sample(self.gld, 0, views, level1, parts, callback=callback, **self.sampling)
+        return views, level1, level0, parts
+
+    def pictures(self, case: Case, views, level1, level0, parts) -> Tensor:
+        rgb, _ = windows.decode_rgb(self.gld, views, level1, level0, parts)
+        if not torch.isfinite(rgb).all():
+            raise ValueError(f"The model gives pictures of {case.name} that are not finite; its weights are damaged.")
+        return rgb.clamp(0, 1)
+
+    def picture_row(self, case: Case, targets: Tensor) -> Row:
+        errors = picture_errors(targets, case.images[case.sources :], self.lpips)
+        return means(errors) | {"psnr_of_targets": errors["psnr"].tolist()}
+
+    def measure(self, case: Case, callback: Callback) -> tuple[dict[str, Row], dict[str, list[Tensor]]]:
+        """The rows of a scene, and what they were measured on: per row a picture of every view."""
+        N, cameras = case.sources, case.cameras
+        along = sorted(range(len(case.place)), key=case.place.__getitem__)
+        own = self.gld.codec.estimate(case.images)
+        own_depth = own.align_to(cameras)[0].depth.cpu()
+        truth = own_depth if case.depth is None else case.depth
+
+        def depth_row(depth: Tensor) -> Row:
+            return means(scaled_depth_errors(depth[N:], truth[N:]))
+
+        rows: dict[str, Row] = {}
+        shown = {"photo": list(case.images)}
+        views, level1, level0, parts = self.generate(case, cameras, callback)
+        for name, fine in (("cascade", level0), ("level 1", None))[0 if self.cascade else 1 :]:
+            rgb = self.pictures(case, views, level1, fine, parts)
+            geometry = windows.decode_geometry(self.gld, views, level1, fine, parts)
+            poses = pose_row(self.gld.estimate_cameras(rgb), cameras, along)
+            rows[name] = self.picture_row(case, rgb[N:]) | depth_row(geometry.depth) | poses
+            shown[name] = list(rgb)
+        copied = case.images[nearest_sources(cameras, N)]
+        rows["nearest source"] = self.picture_row(case, copied)
+        shown["nearest source"] = [*case.images[:N], *copied]
+        wrong = self.pictures(case, *self.generate(case, wrong_cameras(cameras, N), callback))
+        rows["wrong cameras"] = self.picture_row(case, wrong[N:])
+        shown["wrong cameras"] = list(wrong)
+        rows["photographs"] = ({} if case.depth is None else depth_row(own_depth)) | pose_row(
+            own.cameras, cameras, along
+        )
+        return rows, shown
+
+
+def run(
+    evaluation: Evaluation,
+    cases: Sequence[Callable[[], Case]],
+    out: Path,
+    settings: Mapping[str, object],
+    say: Callable[[str], None],
+    progress: Callback,
+) -> None:
+    """Measure all cases, writing results after each. progress(step, steps, denoised) counts over all of them."""
+    scenes: dict[str, dict[str, Any]] = {}
+    total, finished = len(cases) * evaluation.samplings, 0
+
+    def callback(step: int, steps: int, denoised: Tensor) -> None:
+        nonlocal finished
+        progress(finished * steps + step, total * steps, denoised)
+        finished += step == steps
+
+    for read in cases:
+        case = read()
+        rows, shown = evaluation.measure(case, callback)
+        N = case.sources
+        scenes[case.name] = {"sources": case.place[:N], "targets": case.place[N:], "rows": rows}
+        write_png(out / "sheets" / f"{case.name}.png", contact_sheet(case.labels, shown))
+        write_results(out, settings, scenes, len(cases))
+        found = ", ".join(f"{name} {row['psnr']:.2f}" for name, row in rows.items() if "psnr" in row)
+        say(f"{case.name}, {len(scenes)} of {len(cases)}: PSNR {found}")
+    say(f"{table(list(mean_rows(scenes).items()))}\n{out / 'results.md'} has it all")

@@ -1,0 +1,1 @@
+"""Results for other programs: pictures, glTF, PLY, data sets."""

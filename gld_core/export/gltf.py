@@ -1,0 +1,189 @@
+"""Scenes as binary glTF 2.0: point clouds, triangle meshes, lines. Shown as photographed, without lights."""
+
+import io
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..geometry.mesh import Mesh
+from ..geometry.points import PointCloud
+from ..io.files import atomic
+from ..io.images import to_bytes
+
+
+def gltf_transform(xyz: Tensor, w2c: Tensor) -> Tensor:
+    """(4, 4) float64 world to glTF (Y up, looking down -Z): from the first camera's frame, centred on the median.
+
+    xyz (P, 3); w2c (4, 4) of the first view.
+    """
+    flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+    out = flip @ w2c.double()
+    if len(xyz):
+        points = xyz.double() @ out[:3, :3].T + out[:3, 3]
+        out[:3, 3] -= torch.from_numpy(np.median(points.numpy(), axis=0))
+    return out
+
+
+POINTS, LINES, TRIANGLES = 0, 1, 4
+UINT, FLOAT = 5125, 5126
+VERTICES, INDICES = 34962, 34963
+SOURCE_COLOR, TARGET_COLOR = (255, 150, 30), (40, 170, 255)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """xyz (P, 3) in the world, rgb (P, 3) uint8, segments (S, 2) int64."""
+
+    xyz: Tensor
+    rgb: Tensor
+    segments: Tensor
+
+
+def scene_diagonal(xyz: Tensor) -> float:
+    """Diagonal of the box between the 5th and 95th percentile of points (P, 3) per axis; 1 where that is 0."""
+    low, high = np.percentile(xyz.double().numpy(), [5, 95], axis=0) if len(xyz) else np.zeros((2, 3))
+    return float(np.linalg.norm(high - low)) or 1.0
+
+
+def camera_frusta(cameras: Cameras, size: float, sources: int = 0) -> Lines:
+    """A wire pyramid per camera, `size` deep; the first `sources` cameras in another colour. spec/model.md section 7
+    takes 0.03 of `scene_diagonal`.
+    """
+    W, H = float(cameras.width), float(cameras.height)
+    corners = torch.tensor([[0, 0, 1], [W, 0, 1], [W, H, 1], [0, H, 1]], dtype=torch.float64)
+    rays = corners @ torch.linalg.inv(cameras.K.double()).transpose(1, 2)
+    local = torch.cat([torch.zeros(len(rays), 1, 3, dtype=torch.float64), size * rays / rays[..., 2:]], dim=1)
+    c2w = cameras.c2w.double()
+    xyz = local @ c2w[:, :3, :3].transpose(1, 2) + c2w[:, None, :3, 3]
+    edges = torch.tensor([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1]])
+    segments = (torch.arange(len(rays))[:, None, None] * 5 + edges).flatten(0, 1)
+    colors = torch.tensor([SOURCE_COLOR] * sources + [TARGET_COLOR] * (len(rays) - sources), dtype=torch.uint8)
+    return Lines(xyz.flatten(0, 1), colors.repeat_interleave(5, dim=0), segments)
+
+
+def linear_colors(rgb: Tensor) -> np.ndarray:
+    """(P, 3) uint8 sRGB -> (P, 3) float32 linear, as glTF wants COLOR_0. (8 bits would band in the darks, and not every
+    reader knows 16.)
+    """
+    value = np.arange(256) / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return linear.astype("<f4")[rgb.numpy()]
+
+
+class Builder:
+    """A glTF document and its one buffer."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+        self.document: dict[str, Any] = {
+            "asset": {"version": "2.0", "generator": "gld-novel-views"},
+            "extensionsUsed": ["KHR_materials_unlit"],
+            "scene": 0,
+            "scenes": [{"nodes": []}],
+        }
+
+    def append(self, name: str, item: dict[str, Any]) -> int:
+        """Add to one of the document's lists; returns the index."""
+        items = self.document.setdefault(name, [])
+        items.append(item)
+        return len(items) - 1
+
+    def view(self, data: bytes, **properties: int) -> int:
+        """A stretch of the buffer."""
+        self.buffer += b"\0" * (-len(self.buffer) % 4)
+        view = {"buffer": 0, "byteOffset": len(self.buffer), "byteLength": len(data), **properties}
+        self.buffer += data
+        return self.append("bufferViews", view)
+
+    def accessor(self, array: np.ndarray, component: int, target: int, **properties: Any) -> int:
+        """A (P, n) or (P,) array, little endian as it is."""
+        kind = "SCALAR" if array.ndim == 1 else f"VEC{array.shape[1]}"
+        view = self.view(array.tobytes(), target=target)
+        item = {"bufferView": view, "componentType": component, "count": len(array), "type": kind, **properties}
+        return self.append("accessors", item)
+
+    def material(self, texture: Tensor | None) -> int:
+        """Unlit; with a texture (3, H, W), that one as JPEG."""
+        shading: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+        if texture is not None:
+            file = io.BytesIO()
+            Image.fromarray(to_bytes(texture.nan_to_num(0))).save(file, format="JPEG", quality=92)
+            image = self.append("images", {"bufferView": self.view(file.getvalue()), "mimeType": "image/jpeg"})
+            sampler = self.append("samplers", {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071})
+            shading["baseColorTexture"] = {"index": self.append("textures", {"source": image, "sampler": sampler})}
+        unlit = {"extensions": {"KHR_materials_unlit": {}}, "doubleSided": True}
+        return self.append("materials", {"pbrMetallicRoughness": shading, **unlit})
+
+    def add(self, part: PointCloud | Mesh | Lines, matrix: Tensor) -> None:
+        """A node with one primitive; coordinates go through `matrix` (4, 4). What is not finite is left out."""
+        matrix = matrix.double()
+        moved = part.xyz.detach().double().cpu() @ matrix[:3, :3].T + matrix[:3, 3]
+        xyz = moved.float()
+        finite = torch.isfinite(xyz).all(dim=1)
+        index = {Mesh: "faces", Lines: "segments"}.get(type(part))
+        if index is None:
+            used, corners = finite.nonzero()[:, 0], None
+        else:
+            simplices = getattr(part, index)
+            used, corners = torch.unique(simplices[finite[simplices].all(dim=1)], return_inverse=True)
+        if not len(used):
+            return
+        position = xyz[used].numpy().astype("<f4")
+        bounds = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
+        attributes = {"POSITION": self.accessor(position, FLOAT, VERTICES, **bounds)}
+        texture = part.texture if isinstance(part, Mesh) else None
+        if isinstance(part, Mesh):
+            turn = torch.linalg.inv(matrix[:3, :3]).T
+            turned = part.normals().double()[used] @ turn.T
+            normals = turned / turned.norm(dim=1, keepdim=True)
+            attributes["NORMAL"] = self.accessor(normals.numpy().astype("<f4"), FLOAT, VERTICES)
+            if part.uv is not None:
+                attributes["TEXCOORD_0"] = self.accessor(part.uv[used].numpy().astype("<f4"), FLOAT, VERTICES)
+        if part.rgb is not None:
+            attributes["COLOR_0"] = self.accessor(linear_colors(part.rgb[used]), FLOAT, VERTICES)
+        mode = POINTS if corners is None else (TRIANGLES if isinstance(part, Mesh) else LINES)
+        primitive = {"attributes": attributes, "mode": mode, "material": self.material(texture)}
+        if corners is not None:
+            primitive["indices"] = self.accessor(corners.flatten().numpy().astype("<u4"), UINT, INDICES)
+        name = {POINTS: "points", LINES: "cameras", TRIANGLES: "mesh"}[mode]
+        mesh = self.append("meshes", {"name": name, "primitives": [primitive]})
+        self.document["scenes"][0]["nodes"].append(self.append("nodes", {"name": name, "mesh": mesh}))
+
+    def glb(self) -> bytes:
+        """The file."""
+        self.buffer += b"\0" * (-len(self.buffer) % 4)
+        self.document["buffers"] = [{"byteLength": len(self.buffer)}]
+        text = json.dumps(self.document, separators=(",", ":"), allow_nan=False).encode()
+        text += b" " * (-len(text) % 4)
+        head = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(self.buffer))
+        chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(self.buffer), b"BIN\0")
+        return head + chunks + self.buffer
+
+
+def glb_bytes(parts: Iterable[PointCloud | Mesh | Lines], matrix: Tensor) -> bytes:
+    """Point clouds, meshes and lines of the world -> a .glb file; `matrix` (4, 4) brings the world to glTF's axes (Y
+    up, looking down -Z: `geometry.gltf_transform`). Materials are unlit; colours are sRGB in, linear in the file.
+
+    Raises ValueError where there is nothing finite to show.
+    """
+    builder = Builder()
+    for part in parts:
+        builder.add(part, matrix)
+    if not builder.buffer:
+        raise ValueError("The scene has no point left; lower the confidence threshold or the views that must agree.")
+    return builder.glb()
+
+
+def write_glb(path: str | Path, parts: Iterable[PointCloud | Mesh | Lines], matrix: Tensor) -> None:
+    """`glb_bytes` to a new file. Raises FileExistsError where there is one already."""
+    with atomic(path, replace=False) as temporary:
+        temporary.write_bytes(glb_bytes(parts, matrix))

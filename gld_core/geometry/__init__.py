@@ -1,0 +1,1 @@
+"""Geometry from posed depth maps: alignment, points, meshes, coverage."""

@@ -1,0 +1,171 @@
+"""One point cloud from the depth maps of several views."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from .depth_maps import DepthMaps, Progress, unit, unproject
+
+# Voxel coordinates have this many bits per axis; what lies further out is moved to the border.
+BITS = 21
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """xyz (P, 3) float32 in the world, rgb (P, 3) uint8, normals (P, 3) float32 of length 1 towards the camera."""
+
+    xyz: Tensor
+    rgb: Tensor
+    normals: Tensor | None = None
+
+
+def cell_keys(xyz: np.ndarray, origin: np.ndarray, voxel: float) -> np.ndarray:
+    """(P,) int64: the voxel of each point (P, 3), x fastest, in an order that follows space."""
+    half = 1 << (BITS - 1)
+    cells = np.clip(np.floor((xyz - origin) / voxel), 1 - half, half - 2).astype(np.int64) + half
+    return cells[:, 0] | cells[:, 1] << BITS | cells[:, 2] << 2 * BITS
+
+
+def cell_corners(keys: np.ndarray, origin: np.ndarray, voxel: float) -> np.ndarray:
+    """(P, 3) float64: the low corner of voxels."""
+    cells = np.stack([keys >> shift & (1 << BITS) - 1 for shift in (0, BITS, 2 * BITS)], axis=1)
+    return (cells - (1 << (BITS - 1))) * voxel + origin
+
+
+def even_voxel(xyz: np.ndarray, origin: np.ndarray, voxel: float, most: int) -> float:
+    """A side, from `voxel` up, at which points (P, 3) occupy at most `most` voxels and no fewer than need be."""
+    low, high, side = voxel, np.inf, voxel
+    left = len(np.unique(cell_keys(xyz, origin, voxel)))
+    if left <= most:
+        return voxel
+    for _ in range(40):
+        # Surfaces: the number of voxels goes with the inverse square of their side.
+        side *= (left / (0.97 * most)) ** 0.5
+        if not low < side < high:
+            side = (low * high) ** 0.5 if np.isfinite(high) else 1.5 * low
+        left = len(np.unique(cell_keys(xyz, origin, side)))
+        if left > most:
+            low = side
+        else:
+            high = side
+            if left > 0.9 * most or high < 1.01 * low:
+                break
+    return high if np.isfinite(high) else 2 * low
+
+
+def even_subset(xyz: Tensor, maximum: int) -> Tensor:
+    """(K,) indices in order, K <= maximum, of points (P, 3) spread evenly over space: one per voxel, the first."""
+    if len(xyz) <= maximum:
+        return torch.arange(len(xyz))
+    points = xyz.double().numpy()
+    low, high = np.percentile(points[:: len(points) // 100_000 + 1], [5, 95], axis=0)
+    origin = (low + high) / 2
+    voxel = even_voxel(points, origin, max(float(np.linalg.norm(high - low)), 1e-6) / 2 / maximum**0.5, maximum)
+    _, first = np.unique(cell_keys(points, origin, voxel), return_index=True)
+    return torch.from_numpy(np.sort(first))
+
+
+class VoxelMeans:
+    """Means of points that share a voxel, gathered piece by piece. The voxel grows when there are more than `most`."""
+
+    def __init__(self, origin: np.ndarray, voxel: float, most: int):
+        self.origin, self.voxel, self.most = origin, voxel, most
+        self.means = np.empty((0, 9), np.float32)
+        self.count = np.empty(0, np.float32)
+        self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, means: np.ndarray) -> None:
+        """(P, 9) float32: xyz, rgb, normal of points."""
+        self.waiting.append(self.reduce(means, np.ones(len(means), np.float32)))
+        if sum(len(count) for _, count in self.waiting) > max(len(self.count), self.most // 2):
+            self.merge(2 * self.most)
+
+    def merge(self, limit: int) -> None:
+        """Take in what waits; above `limit` points the voxel grows until `most` are left."""
+        pieces = [(self.means, self.count), *self.waiting]
+        self.waiting = []
+        self.means, self.count = self.reduce(*(np.concatenate(part) for part in zip(*pieces, strict=True)))
+        while len(self.count) > limit:
+            self.voxel = even_voxel(self.means[:, :3].astype(np.float64), self.origin, self.voxel, self.most)
+            self.means, self.count = self.reduce(self.means, self.count)
+            limit = self.most
+
+    def reduce(self, means: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One row per voxel."""
+        keys = cell_keys(means[:, :3].astype(np.float64), self.origin, self.voxel)
+        order = np.argsort(keys, kind="stable")
+        first = np.flatnonzero(np.diff(keys[order], prepend=-1))
+        if not len(first):
+            return means, count
+        total = np.add.reduceat(count[order], first)
+        # Relative to one point of the voxel, so that sums in float32 keep their precision far from the origin.
+        anchor = means[order[first]]
+        offset = (means[order] - np.repeat(anchor, np.diff(first, append=len(keys)), axis=0)) * count[order, None]
+        return anchor + np.add.reduceat(offset, first) / total[:, None], total
+
+
+def pixel_footprint(maps: DepthMaps) -> float:
+    """Median distance in the world between neighbouring pixels on surfaces that face the camera."""
+    sizes = (1 / (maps.inverse[:, ::8, ::8] * maps.focal[:, None, None])).flatten()
+    sizes = sizes[torch.isfinite(sizes)]
+    return float(sizes.median()) if len(sizes) else 1.0
+
+
+def fuse_points(
+    depth: Tensor,
+    images: Tensor,
+    cameras: Cameras,
+    keep: Tensor,
+    maximum: int = 500_000,
+    voxel: float | None = None,
+    progress: Progress | None = None,
+) -> PointCloud:
+    """One cloud of all views, at most `maximum` points.
+
+    Points that share a voxel become one, their mean; `voxel` is its side in scene units, None the median distance
+    between neighbouring pixels. While there are more than `maximum` points the voxel grows, so that what is left is
+    spread evenly over space.
+    """
+    maps = DepthMaps(depth, keep, cameras)
+    cloud = VoxelMeans(maps.eyes.double().mean(0).numpy(), voxel or pixel_footprint(maps), maximum)
+    for view in range(len(maps)):
+        xyz, normals, _ = maps.surface(view)
+        seen = torch.isfinite(xyz[..., 0])
+        rgb = images[view].detach().float().cpu().permute(1, 2, 0).nan_to_num(0).clamp(0, 1)
+        cloud.add(torch.cat([xyz, rgb, normals], dim=-1)[seen].numpy())
+        if progress is not None:
+            progress(view + 1, len(maps))
+    cloud.merge(maximum)
+    xyz, rgb, normals = torch.from_numpy(cloud.means).split(3, dim=1)
+    return PointCloud(xyz.contiguous(), (rgb * 255).round().byte(), unit(normals))
+
+
+def without_gaps(xyz: Tensor, inverse: Tensor, edge: float, spacing: float) -> Tensor:
+    """(P, 3): points (H, W, 3) of a view and, between neighbours of one surface, up to 15 more `spacing` apart."""
+    pieces = [xyz[torch.isfinite(inverse)]]
+    for axis in (0, 1):
+        step, size = xyz.diff(dim=axis), inverse.shape[axis] - 1
+        start, here, there = xyz.narrow(axis, 0, size), inverse.narrow(axis, 0, size), inverse.narrow(axis, 1, size)
+        smooth = (here.maximum(there) / here.minimum(there) - 1 <= edge) & (step.norm(dim=-1) > spacing)
+        start, step = start[smooth], step[smooth]
+        parts = (step.norm(dim=-1, keepdim=True) / spacing).ceil().clamp(max=16)
+        for part in range(1, 16):
+            more = part < parts[:, 0]
+            pieces.append((start + step * part / parts)[more])
+    return torch.cat(pieces)
+
+
+def point_cloud(
+    depth: Tensor, conf: Tensor, images: Tensor, K: Tensor, c2w: Tensor, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Points xyz (P, 3) float32 in the world and rgb (P, 3) uint8, ordered by view, row, column.
+
+    depth, conf (V, H, W); images (V, 3, H, W) in [0, 1]. Kept: finite, positive depth, confidence >= threshold.
+    """
+    depth, conf = depth.cpu(), conf.cpu()
+    keep = torch.isfinite(depth) & (depth > 0) & (conf >= threshold)
+    colors = (images.cpu().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+    return unproject(depth, K, c2w)[keep], colors[keep]

@@ -1,0 +1,83 @@
+"""Writes files so that each appears whole or not at all; names of files."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def check_new(path: str | Path) -> None:
+    """Raise FileExistsError, with the cure, where there is something at `path`."""
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists and is not written over; choose another name, or remove it first.")
+
+
+def check_names(names: Sequence[str], views: int) -> None:
+    """ValueError unless there is a name per view, each its own and a plain file name of up to 200 characters."""
+    if len(names) != views:
+        raise ValueError(f"There are {len(names)} names for {views} views; give one each.")
+    for place, name in enumerate(names):
+        if (
+            name in names[:place]
+            or name.strip() in ("", ".", "..")
+            or set(name) & set('/\\:*?"<>|')
+            or not name.isprintable()
+            or len(name) > 200
+        ):
+            raise ValueError(
+                f"The view name {name[:40]!r} is given twice or is no plain file name of up to 200 characters; choose "
+                "another."
+            )
+
+
+@contextmanager
+def atomic(path: str | Path, replace: bool = True) -> Iterator[Path]:
+    """`with atomic(path) as temporary:` write to `temporary`; it becomes `path` when the block ends, and is removed
+    where the block raises anything at all (KeyboardInterrupt included). The folder of `path` is made where missing.
+
+    replace=False: raises FileExistsError where `path` exists.
+    """
+    path = Path(path)
+    if not replace:
+        check_new(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    temporary = Path(name)
+    try:
+        os.close(handle)
+        yield temporary
+        # After the writing: safetensors puts a file of its own in the place, which only its owner may read.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """`with atomic_folder(path) as temporary:` write into the folder `temporary`; it becomes `path` when the block
+    ends, and is removed with all that is in it where the block raises. FileExistsError where `path` exists.
+    """
+    path = Path(path)
+    check_new(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as outer:
+        temporary = Path(outer) / path.name
+        temporary.mkdir()
+        yield temporary
+        check_new(path)
+        os.rename(temporary, path)
+
+
+def natural_order(name: str) -> list[tuple[bool, int, str]]:
+    """Sort key under which frame_2 comes before frame_10."""
+    # Python converts no more than 4300 digits.
+    return [
+        (not part.isdecimal(), int(part[-4000:]) if part.isdecimal() else 0, part)
+        for part in re.split(r"(\d+)", name.lower())
+    ]

@@ -1,0 +1,1 @@
+"""What can be made without photographs: rendered rooms and random networks."""

@@ -1,0 +1,63 @@
+"""Rendered rooms as training data: a file per room, made once and read from then on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from ..io.files import atomic
+from .render import render_scene
+
+VIEWS = 10
+REACH = 2.0
+# Every fifth room is square.
+SIZES = ((70, 126), (70, 126), (70, 126), (70, 126), (98, 98))
+
+
+@dataclass(frozen=True)
+class Room:
+    """images (V, 3, H, W) uint8, depth (V, H, W) float32 in metres, cameras of V views along a path."""
+
+    images: Tensor
+    depth: Tensor
+    cameras: Cameras
+
+
+def room_file(folder: Path, seed: int) -> Path:
+    return folder / f"room_{seed:06}.npz"
+
+
+def write_room(task: tuple[Path, int]) -> None:
+    """Render one room into the folder unless it is there."""
+    folder, seed = task
+    if room_file(folder, seed).exists():
+        return
+    torch.set_num_threads(1)
+    images, depth, cameras = render_scene(seed, VIEWS, *SIZES[seed % len(SIZES)], reach=REACH)
+    with atomic(room_file(folder, seed)) as temporary, open(temporary, "wb") as file:
+        np.savez(
+            file,
+            images=(images * 255).round().byte().numpy(),
+            depth=depth.half().numpy(),
+            c2w=cameras.c2w.numpy(),
+            K=cameras.K.numpy(),
+        )
+
+
+def write_rooms(folder: Path, seeds: Sequence[int], processes: int, report) -> None:
+    """Render what is missing of the rooms; report(done, total) after each."""
+    with get_context("spawn").Pool(processes) as pool:
+        for done, _ in enumerate(pool.imap_unordered(write_room, [(folder, seed) for seed in seeds]), 1):
+            report(done, len(seeds))
+
+
+def read_room(folder: Path, seed: int) -> Room:
+    with np.load(room_file(folder, seed)) as file:
+        images, depth = torch.from_numpy(file["images"]), torch.from_numpy(file["depth"]).float()
+        c2w, K = torch.from_numpy(file["c2w"]), torch.from_numpy(file["K"])
+    return Room(images, depth, Cameras(c2w, K, *images.shape[-2:]))

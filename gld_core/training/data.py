@@ -1,0 +1,271 @@
+"""What is trained on: rendered rooms, photographs with cameras."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..autoencoder import Codec
+from ..cameras import Cameras
+from ..io.cameras import read_cameras
+from ..io.colmap import colmap_folder
+from ..io.files import atomic, natural_order
+from ..io.images import EXTENSIONS, PATCH, fit, read_image
+from ..io.posed_folders import read_camera
+from ..pipeline import GLD
+from ..synthetic.rooms import read_room
+from .objectives import encode
+
+
+class Data(Protocol):
+    """Scenes to train on."""
+
+    def __len__(self) -> int: ...
+
+    def sizes(self) -> Sequence[tuple[int, ...]]:
+        """Height and width of every scene's pictures, and what else has to agree in a batch."""
+        ...
+
+    def read(self, index: int, views: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Cameras]:
+        """images (V, 3, H, W), depth (V, H, W) or None, and cameras of `views` frames of a scene in random order."""
+        ...
+
+
+class Rooms:
+    """Rendered rooms in a folder of `rooms.write_rooms`, kept in memory."""
+
+    def __init__(self, folder: Path, seeds: Sequence[int]):
+        self.seeds = list(seeds)
+        self.rooms = [read_room(folder, seed) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self.rooms)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return [(room.cameras.height, room.cameras.width) for room in self.rooms]
+
+    def read(self, index: int, views: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Cameras]:
+        room = self.rooms[index]
+        chosen = rng.permutation(len(room.images))[:views].tolist()
+        return room.images[chosen].float() / 255, room.depth[chosen], room.cameras[chosen]
+
+
+class Features:
+    """View sets with their latents, in a folder of `write_features`; files are memory-mapped."""
+
+    def __init__(self, folder: Path):
+        self.files = sorted(folder.glob("set_*.safetensors"))
+        self.shapes = []
+        for path in self.files:
+            with safe_open(path, "pt") as file:
+                views, _, height, width = file.get_slice("images").get_shape()
+                self.shapes.append((height, width, views, file.get_slice("sources0").get_shape()[0]))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def sizes(self) -> list[tuple[int, ...]]:
+        """Height, width, views and sources of every set: those of a batch have to agree."""
+        return list(self.shapes)
+
+    def read(self, index: int, views: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Cameras]:
+        """The set's views, in its order."""
+        content = load_file(self.files[index])
+        height, width, own, _ = self.shapes[index]
+        if views != own:
+            raise ValueError(f"{self.files[index]} has {own} views; give --views {own}.")
+        return content["images"].float() / 255, None, Cameras(content["c2w"], content["K"], height, width)
+
+    def latents(self, indices: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+        """Of several sets, as a `Batch` has them."""
+        files = [load_file(self.files[index]) for index in indices]
+        everything, sources = (
+            [torch.stack([file[f"{name}{level}"].float() for file in files]) for level in (0, 1)]
+            for name in ("all", "sources")
+        )
+        return everything, sources
+
+
+def write_features(
+    codec: Codec,
+    data: Data,
+    folder: Path,
+    sets: int,
+    views: int,
+    sources: Sequence[int],
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Draw `sets` view sets of every scene and keep their pictures (8 bits), cameras and latents (half precision).
+
+    What is there already stays.
+    """
+    for scene in range(len(data)):
+        for number in range(sets):
+            path = folder / f"set_{scene:06}_{number:03}.safetensors"
+            if path.exists():
+                continue
+            rng = np.random.default_rng((seed, scene, number))
+            images, _, cameras = data.read(scene, views, rng)
+            images = (images * 255).round().byte()
+            everything, alone = encode(codec, images[None].float() / 255, int(rng.choice(sources)))
+            tensors = {"images": images, "c2w": cameras.c2w, "K": cameras.K}
+            for level in (0, 1):
+                tensors |= {f"all{level}": everything[level][0].half(), f"sources{level}": alone[level][0].half()}
+            with atomic(path) as temporary:
+                save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)
+        say(f"features of scene {scene + 1} of {len(data)}")
+
+
+LATENT_VIEWS = 6
+
+
+class Generated:
+    """Rooms with the latents that diffusion models made of some of their views, in a folder of `write_latents`."""
+
+    def __init__(self, rooms: Rooms, folder: Path):
+        self.files = {seed: folder / f"room_{seed:06}.safetensors" for seed in rooms.seeds}
+        self.rooms = [room for room, file in zip(rooms.rooms, self.files.values(), strict=True) if file.exists()]
+        self.content = [load_file(file) for file in self.files.values() if file.exists()]
+        if not self.rooms:
+            raise ValueError(f"{folder} has no latents of these rooms; make them with the stage latents.")
+
+    def __len__(self) -> int:
+        return len(self.rooms)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return [(room.cameras.height, room.cameras.width) for room in self.rooms]
+
+    def read(self, index: int, views: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Cameras]:
+        """The views that there are latents of, in their order."""
+        room, chosen = self.rooms[index], self.content[index]["frames"].tolist()
+        if views != len(chosen):
+            raise ValueError(f"The latents are of {len(chosen)} views a scene; give --views {len(chosen)}.")
+        return room.images[chosen].float() / 255, room.depth[chosen], room.cameras[chosen]
+
+    def latents(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Levels 0 and 1 (V, C, h, w) and the token (C,)."""
+        content = self.content[index]
+        return content["level0"], content["level1"], content["token"]
+
+
+def write_latents(gld: GLD, rooms: Rooms, folder: Path, steps: int, seed: int, say: Callable[[str], None]) -> None:
+    """Sample both levels of LATENT_VIEWS views of every room, 1 to 3 of them sources, into a file per room."""
+    for done, (number, room) in enumerate(zip(rooms.seeds, rooms.rooms, strict=True), 1):
+        rng = np.random.default_rng((seed, number))
+        frames = rng.permutation(len(room.images))[:LATENT_VIEWS].tolist()
+        sources = int(rng.choice([1, 2, 2, 3]))
+        views = gld.encode_views(room.images[frames[:sources]].float() / 255, room.cameras[frames])
+        assert views.token is not None
+        level1 = gld.sample_level1(views, steps=steps, seed=number)
+        level0 = gld.cascade_level0(views, level1, steps=steps, seed=number)
+        tensors = {"level0": level0.half(), "level1": level1.half(), "token": views.token}
+        tensors["frames"] = torch.tensor(frames)
+        with atomic(folder / f"room_{number:06}.safetensors") as temporary:
+            save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)
+        say(f"latents of room {done} of {len(rooms.rooms)}")
+
+
+# Short over long side of the pictures the release trains on, 504 pixels long.
+ASPECTS = (1, 3 / 4, 2 / 3, 5 / 9)
+# As released: a camera further off than this is no camera of the scene. In the scene's unit.
+MAX_TRANSLATION = 100.0
+# Between the frames of a sequence that are taken together, at most.
+MAX_INTERVAL = 20
+
+
+class Photographs:
+    """Folders of posed frames in any format of `formats.read_cameras`, and RealEstate10K: a .txt with its frames in a
+    folder of the same name. Pictures are read when they are needed.
+
+    A frame whose camera cannot be read or stands more than MAX_TRANSLATION away from the middle of the others, and a
+    scene with fewer than `least` frames, are left out and counted in `skipped`, with the first reason. Pictures are
+    fitted (`images.fit`) to `long_side` and the nearest of ASPECTS.
+    """
+
+    def __init__(self, paths: Sequence[Path], long_side: int = 504, least: int = 8):
+        self.scenes: list[tuple[list[Path], Cameras, tuple[int, int]]] = []
+        self.skipped = {"frames": 0, "scenes": 0}
+        self.reason = ""
+        for path in paths:
+            try:
+                files, cameras = self.frames(path)
+            except (ValueError, OSError) as error:
+                self.leave_out("scenes", 1, str(error))
+                continue
+            centres = cameras.c2w[:, :3, 3]
+            near = ((centres - centres.median(dim=0).values).norm(dim=1) <= MAX_TRANSLATION).tolist()
+            kept = [i for i, good in enumerate(near) if good and files[i].is_file()]
+            self.leave_out(
+                "frames", len(files) - len(kept), f"{path} has frames without a picture or far from the rest"
+            )
+            if len(kept) < least:
+                self.leave_out("scenes", 1, f"{path} has {len(kept)} frames of {least}")
+                continue
+            aspect = min(cameras.height, cameras.width) / max(cameras.height, cameras.width)
+            short = max(1, round(long_side * min(ASPECTS, key=lambda value: abs(value - aspect)) / PATCH)) * PATCH
+            size = (long_side, short) if cameras.height > cameras.width else (short, long_side)
+            self.scenes.append(([files[i] for i in kept], cameras[kept], size))
+        if not self.scenes:
+            raise ValueError(f"None of {len(paths)} scenes can be trained on: {self.reason}.")
+
+    def leave_out(self, what: str, count: int, reason: str) -> None:
+        self.skipped[what] += count
+        self.reason = self.reason or (reason if count else "")
+
+    def frames(self, path: Path) -> tuple[list[Path], Cameras]:
+        """Picture files of a scene and their cameras."""
+        if path.suffix == ".txt":
+            pictures = {file.stem: file for file in path.with_suffix("").iterdir()}
+            first = read_image(min(pictures.values()))
+            cameras, names = read_cameras(path, *first.shape[1:])
+            return [pictures.get(name, path.with_suffix("") / name) for name in names], cameras
+        if colmap_folder(path) or (path / "transforms.json").is_file():
+            cameras, names = read_cameras(path)
+            folder = path / "images" if colmap_folder(path) and (path / "images").is_dir() else path
+            return [folder / name for name in names], cameras
+        pictures = {file.stem: file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS}
+        files, poses, intrinsics = [], [], []
+        for name in sorted(pictures, key=natural_order):
+            try:
+                pose, K = read_camera(path / f"{name}.npz")
+            except ValueError as error:
+                self.leave_out("frames", 1, str(error))
+                continue
+            files.append(pictures[name])
+            poses.append(pose)
+            intrinsics.append(K)
+        if not files:
+            raise ValueError(f"{path} has no posed pictures")
+        cameras = Cameras(torch.stack(poses), torch.stack(intrinsics), *read_image(files[0]).shape[1:])
+        cameras.check()
+        return files, cameras
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return [size for _, _, size in self.scenes]
+
+    def read(self, index: int, views: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Cameras]:
+        files, cameras, (height, width) = self.scenes[index]
+        interval = int(rng.integers(1, min(MAX_INTERVAL, (len(files) - 1) // max(views - 1, 1)) + 1))
+        first = int(rng.integers(len(files) - interval * (views - 1)))
+        chosen = (first + interval * rng.permutation(views)).tolist()
+        fitted = [fit(read_image(files[i]), cameras.K[i], height, width) for i in chosen]
+        K = torch.stack([K for _, K in fitted])
+        return torch.stack([image for image, _ in fitted]), None, Cameras(cameras.c2w[chosen], K, height, width)
+
+
+def find_scenes(folder: Path) -> list[Path]:
+    """The folder itself where it is a scene, else what in it may be one."""
+    if colmap_folder(folder) or (folder / "transforms.json").is_file() or any(folder.glob("*.npz")):
+        return [folder]
+    texts = {path.with_suffix("") for path in folder.glob("*.txt")}
+    scenes = [path for path in folder.iterdir() if path.is_dir() and path not in texts]
+    return sorted([*scenes, *folder.glob("*.txt")])

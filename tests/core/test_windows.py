@@ -1,0 +1,187 @@
+"""Paths longer than the networks take: every view made once, windows that continue each other, bounded memory."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import gld_core
+from gld_core import windows
+from gld_core.autoencoder import Geometry
+from gld_core.cameras import Cameras
+from gld_core.cameras.motions import join, targets
+from gld_core.windows import Window, split_into_windows
+
+HEIGHT, WIDTH = 42, 56
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def gld(random_models):
+    return gld_core.load(random_models, keep=True)
+
+
+@pytest.fixture(scope="module")
+def views(gld):
+    """2 photographs and an orbit of 16 targets."""
+    c2w = torch.eye(4).repeat(2, 1, 1)
+    c2w[1, 0, 3] = 0.3
+    K = torch.tensor([[50.0, 0, 28], [0, 50, 21], [0, 0, 1]]).repeat(2, 1, 1)
+    sources = Cameras(c2w, K, HEIGHT, WIDTH)
+    images = torch.rand(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+    return gld.encode_views(images, join(sources, targets(sources, "orbit", 16, 2.0, degrees=40)))
+
+
+@pytest.mark.parametrize("sources, targets", [(1, 80), (2, 16), (4, 80), (4, 5), (3, 6), (1, 7), (4, 1)])
+@pytest.mark.parametrize("overlap", [0, 1, 2, 3])
+@pytest.mark.parametrize("loop", [False, True])
+def test_every_view_is_made_once_and_shared_with_its_neighbours(sources, targets, overlap, loop):
+    plan = split_into_windows(sources, sources + targets, 8, overlap, loop)
+    assert sorted(view for window in plan for view in window.new) == list(range(sources + targets))
+    assert all(window.views[:sources] == list(range(sources)) for window in plan)
+    assert {len(window.views) for window in plan} == {min(8, sources + targets)}
+    made = set()
+    for number, window in enumerate(plan):
+        known = [view for view in window.views if view not in window.new]
+        assert made.issuperset(known) and (number == 0 or len(known) >= sources + overlap)
+        made.update(window.new)
+        stretch = [view for view in window.views[sources:] if view != sources or number == 0]
+        assert stretch == list(range(stretch[0], stretch[-1] + 1))
+    if loop and overlap and len(plan) > 1:
+        assert plan[-1].views[-1] == sources and plan[-1].new[-1] == sources + targets - 1
+
+
+def test_a_window_without_room_is_refused():
+    for wrong in ((4, 20, 8, 4), (8, 20, 8, 0), (2, 20, 8, -1)):
+        with pytest.raises(ValueError, match="has no room for a new target"):
+            split_into_windows(*wrong)
+    with pytest.raises(ValueError, match="3 cameras and 3 source views; add a target"):
+        split_into_windows(3, 3)
+
+
+def test_a_path_that_fits_is_sampled_as_ever(gld, views):
+    short = windows.part(views, Window(list(range(6)), []))
+    plan = split_into_windows(2, 6)
+    level1 = windows.sample(gld, 1, short, None, plan, steps=STEPS, seed=5)
+    assert torch.equal(level1, gld.sample_level1(short, steps=STEPS, seed=5))
+    level0 = windows.sample(gld, 0, short, level1, plan, steps=STEPS, seed=5)
+    assert torch.equal(level0, gld.cascade_level0(short, level1, steps=STEPS, seed=5))
+    rgb, seams = windows.decode_rgb(gld, short, level1, level0, plan)
+    assert seams == [] and torch.equal(rgb, gld.decode_rgb(short, level1, level0))
+
+
+def test_held_views_are_seen_on_their_way_from_their_noise_and_come_out_as_they_were(gld, views):
+    short = windows.part(views, Window(list(range(5)), []))
+    noise, data = torch.randn(short.latent_shape), torch.randn(short.latent_shape[1:])
+    seen = []
+    network = gld.diffusion[1]
+    handle = network.register_forward_pre_hook(lambda module, inputs: seen.append([part.clone() for part in inputs]))
+    out = gld.sample(1, short, None, STEPS, 1.5, None, 0, noise, None, known={3: data})
+    handle.remove()
+    assert len(seen) == STEPS and torch.equal(out[3], data)
+    for x, t in seen:
+        assert torch.allclose(x[0, :, 3], (1 - t[0]) * data + t[0] * noise[3], atol=1e-4)
+    free = gld.sample(1, short, None, STEPS, 1.5, None, 0, noise, None)
+    assert (out[4] - free[4]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("level", [1, 0])
+def test_a_window_holds_what_is_made_and_starts_from_its_part_of_the_noise(gld, views, level, monkeypatch):
+    plan, calls, sample = split_into_windows(2, 18, 8, 2, loop=True), [], gld.sample
+    monkeypatch.setattr(gld, "sample", lambda *given: calls.append(given) or sample(*given))
+    noise, level1 = torch.randn(2, *views.latent_shape)
+    out = windows.sample(gld, level, views, level1 if level == 0 else None, plan, steps=1, noise=noise)
+    assert len(calls) == len(plan)
+    for window, given in zip(plan, calls, strict=True):
+        assert torch.equal(given[1].cameras.c2w, views.cameras.c2w[window.views])
+        assert level == 1 or torch.equal(given[2], level1[window.views])
+        assert torch.equal(given[7], noise[window.views])
+        known = {window.views[row]: data for row, data in given[9].items()}
+        assert set(known) == set(window.views) - set(window.new)
+        assert all(torch.equal(data, out[view]) for view, data in known.items())
+
+
+def independent(gld, level, views, level1, plan, noise):
+    """The windows sampled without knowing of each other; every window's own latents."""
+    return [
+        gld.sample(
+            level,
+            windows.part(views, window),
+            None if level1 is None else level1[number],
+            STEPS,
+            1.5,
+            None,
+            0,
+            noise[window.views],
+            None,
+        )
+        for number, window in enumerate(plan)
+    ]
+
+
+def test_seams_are_smaller_where_windows_continue_each_other(gld, views):
+    plan = split_into_windows(2, 18, 8, 2)
+    noise1, noise0 = torch.randn(2, *views.latent_shape, generator=torch.Generator().manual_seed(2))
+    level1 = windows.sample(gld, 1, views, None, plan, steps=STEPS, noise=noise1)
+    level0 = windows.sample(gld, 0, views, level1, plan, steps=STEPS, noise=noise0)
+    _, seams = windows.decode_rgb(gld, views, level1, level0, plan)
+
+    alone1 = independent(gld, 1, views, None, plan, noise1)
+    alone0 = independent(gld, 0, views, alone1, plan, noise0)
+    rgb = [gld.decode_rgb(windows.part(views, window), alone1[i], alone0[i]).float() for i, window in enumerate(plan)]
+    alone = [
+        torch.stack(
+            [rgb[i][a.views.index(view)] - rgb[i + 1][b.views.index(view)] for view in a.views[2:] if view in b.views]
+        )
+        .abs()
+        .mean()
+        for i, (a, b) in enumerate(zip(plan, plan[1:], strict=False))
+    ]
+    assert len(seams) == len(plan) - 1
+    assert sum(seams) < 0.5 * sum(alone)
+
+
+def test_the_networks_never_see_more_than_a_window(gld, views, monkeypatch):
+    sizes = []
+    propagate = gld.codec.propagate
+    monkeypatch.setattr(gld.codec, "propagate", lambda v, *rest: sizes.append(len(v.cameras)) or propagate(v, *rest))
+    hooks = [
+        network.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[2]))
+        for network in gld.diffusion.values()
+    ]
+    plan = split_into_windows(2, 18, 6, 1)
+    steps = []
+    level1 = windows.sample(
+        gld, 1, views, None, plan, steps=1, callback=lambda step, all, x: steps.append((step, all, len(x)))
+    )
+    level0 = windows.sample(gld, 0, views, level1, plan, steps=1)
+    windows.decode_rgb(gld, views, level1, level0, plan)
+    for hook in hooks:
+        hook.remove()
+    assert set(sizes) == {6} and len(sizes) == 3 * len(plan)
+    assert steps == [(number + 1, len(plan), 6) for number in range(len(plan))]
+
+
+def test_depth_of_one_window_is_the_aligned_depth(gld, views):
+    short = windows.part(views, Window(list(range(6)), []))
+    level1, level0 = torch.randn(2, *short.latent_shape)
+    found = windows.decode_geometry(gld, short, level1, level0, split_into_windows(2, 6))
+    meant, _ = gld.decode_geometry(short, level1, level0).align_to(short.cameras)
+    assert torch.allclose(found.depth, meant.depth) and torch.equal(found.depth_conf, meant.depth_conf)
+    assert torch.equal(found.cameras.c2w, meant.cameras.c2w) and torch.equal(found.cameras.K, meant.cameras.K)
+
+
+def test_windows_of_any_scale_give_depth_of_one_scale(gld, views, monkeypatch):
+    """A network that doubles its unit with every window, on cameras in one point, which say nothing about scale."""
+    still = dataclasses.replace(views, cameras=Cameras(torch.eye(4).repeat(18, 1, 1), views.cameras.K, HEIGHT, WIDTH))
+    depth, units = 1 + torch.rand(18, HEIGHT, WIDTH), iter([1.0, 2.0, 4.0, 8.0])
+
+    def decode(local, level1, level0):
+        shown = depth[level1[:, 0, 0, 0].long()] * next(units)
+        return Geometry(shown, torch.ones_like(shown), None, None, local.cameras)
+
+    monkeypatch.setattr(gld, "decode_geometry", decode)
+    level1 = torch.arange(18.0)[:, None, None, None].expand(views.latent_shape)
+    plan = split_into_windows(2, 18, 8, 2)
+    assert len(plan) == 4
+    assert torch.allclose(windows.decode_geometry(gld, still, level1, None, plan).depth, depth, rtol=1e-5)

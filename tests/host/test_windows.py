@@ -1,0 +1,123 @@
+"""Paths longer than the networks were trained on: in windows, as the core does it, in bounded memory."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gld_core import windows
+from gld_core.cameras import motions
+from gld_core.io.posed_folders import read_scene
+
+PLAN = {"window": 6, "overlap": 1, "closed": False}
+
+
+def relative(found: torch.Tensor, meant: torch.Tensor) -> float:
+    return float((found - meant).norm() / meant.norm())
+
+
+@pytest.fixture(scope="module")
+def long_path(graph):
+    """long_path(targets, steps, window, overlap, closed) -> a prompt from two photographs along an orbit of targets."""
+
+    def build(targets: int, steps: int = 3, **plan) -> dict:
+        prompt = graph(sources="0, 2", targets="1", steps=steps)
+        motion = {"number": targets, "ease": "none", "first_is_source": False, "source": 0, "degrees": 40.0}
+        inputs = {"cameras": ["scene", 1], "sources": 2, "motion": "orbit"}
+        inputs |= {f"motion.{name}": value for name, value in motion.items()}
+        prompt["set"] = {"class_type": "GLDSetCameras", "inputs": inputs}
+        for name in ("views", "glb"):
+            prompt[name]["inputs"]["cameras"] = ["set", 0]
+        for name in ("level1", "level0"):
+            prompt[name]["inputs"] |= plan
+        return prompt
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def path_views(core, scene):
+    loaded = read_scene(scene, 84)
+    sources = loaded.cameras[[0, 2]]
+    cameras = motions.join(sources, motions.targets(sources, "orbit", 11, degrees=40.0))
+    return core.encode_views(loaded.photographs([0, 2]), cameras)
+
+
+def test_windows_are_the_cores(server, long_path, core, path_views, host_noise):
+    result = server.run(long_path(11, **PLAN), preview_method="latent2rgb")
+    plan = windows.split_into_windows(2, 13, 6, 1)
+    noise = host_noise(path_views, 7)
+    assert len(plan) == 4
+    level1 = windows.sample(core, 1, path_views, None, plan, steps=3, noise=noise)
+    level0 = windows.sample(core, 0, path_views, level1, plan, steps=3, noise=noise)
+    assert relative(result.latent("save level1")[0].transpose(0, 1), level1) < 1e-5
+    assert relative(result.latent("save level0")[0].transpose(0, 1), level0) < 1e-5
+    rgb, _ = windows.decode_rgb(core, path_views, level1, level0, plan)
+    found = np.stack([np.asarray(Image.open(path)) for path in result.files("save rgb")]) / 255
+    assert np.abs(found - rgb.clamp(0, 1).movedim(1, -1).numpy()).max() <= 1.01 / 255
+
+    steps = [m["data"] for m in result.messages if m["type"] == "progress" and m["data"]["node"] == "level1"]
+    assert [step["value"] for step in steps if step["max"] == 12] == sorted(step["value"] for step in steps)
+    assert steps[-1]["value"] == steps[-1]["max"] == 12
+
+
+@pytest.mark.parametrize("change", [{"window": 7}, {"overlap": 2}, {"closed": True}], ids=str)
+def test_every_setting_of_the_windows_matters(server, only, long_path, change):
+    plain, changed = (
+        server.run(only(long_path(11, 1, **plan), "save level1")).latent("save level1")
+        for plan in (PLAN, PLAN | change)
+    )
+    assert plain.shape == changed.shape and relative(changed, plain) > 1e-4
+
+
+def test_eight_views_go_in_one_pass(server, only, long_path, core, path_views, host_noise):
+    found = server.run(only(long_path(6), "save level1")).latent("save level1")[0].transpose(0, 1)
+    assert len(found) == 8
+    sources = path_views.cameras[[0, 1]]
+    cameras = motions.join(sources, motions.targets(sources, "orbit", 6, degrees=40.0))
+    views = dataclasses.replace(path_views, cameras=cameras)
+    assert relative(found, core.sample_level1(views, steps=3, noise=host_noise(views, 7))) < 1e-5
+
+
+def test_a_window_without_room_is_refused(server, only, long_path):
+    message = server.run(only(long_path(11, 1, window=4, overlap=2), "save level1")).error
+    assert "no room for a new target; choose a larger window, a smaller overlap or fewer sources" in message
+
+
+def test_a_latent_from_a_file_is_decoded_in_windows(server, only, long_path):
+    """What a saved latent no longer says is what the samplers have by default."""
+    prompt = long_path(11, 1)
+    direct = server.run(only(prompt, "save rgb", "save level1"))
+    latent = direct.files("save level1", "latents")[0]
+    latent.rename(server.base / "input" / "path.latent")
+    for name in ("rgb", "level0"):
+        prompt[name]["inputs"]["level1"] = ["file", 0]
+    prompt["file"] = {"class_type": "LoadLatent", "inputs": {"latent": "path.latent"}}
+    again = server.run(only(prompt, "save rgb"))
+    for one, other in zip(direct.files("save rgb"), again.files("save rgb"), strict=True):
+        assert np.array_equal(np.asarray(Image.open(one)), np.asarray(Image.open(other)))
+
+
+def test_eighty_views_need_little_more_memory_than_twenty(server, long_path):
+    server.run(long_path(18, 1))
+    before = server.rss()
+    result = server.run(long_path(78, 1))
+    assert len(result.files("save rgb")) == len(result.files("save depth")) == 80
+    grown = (server.rss() - before) / 2**20
+    print(f"80 views after 20: {grown:.0f} MiB more")
+    assert grown < 150
+
+
+def test_cancel_ends_a_long_path_between_two_steps(server, only, long_path):
+    prompt_id = server.queue(only(long_path(78, 20), "save level1"))
+    value = 0
+    while value < 10:
+        message = server.messages.get(timeout=60)
+        if message["type"] == "progress":
+            value, total = message["data"]["value"], message["data"]["max"]
+    server.post("/interrupt", {})
+    after = [m["data"]["value"] for m in server.wait(prompt_id) if m["type"] == "progress"]
+    assert total == 20 * len(windows.split_into_windows(2, 80)) and max(after, default=value) < 50
+    assert "execution_interrupted" in [kind for kind, _ in server.history(prompt_id)["status"]["messages"]]
