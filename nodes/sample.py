@@ -119,7 +119,7 @@ def sampling_inputs(level: str) -> list:
     ]
 
 
-def plan_split_into_windows(views: host.PhotographedViews, window: int, overlap: int, closed: bool) -> list[Window]:
+def plan_windows(views: host.PhotographedViews, window: int, overlap: int, closed: bool) -> list[Window]:
     """One window where all views fit in."""
     V = len(views.cameras)
     if window >= V:
@@ -148,7 +148,7 @@ def sample_views(
     host.check_model(model, views, level)
     if level1 is not None:
         checked(level1, views, 1, "level1")
-    plan = plan_split_into_windows(views, window, overlap, closed)
+    plan = plan_windows(views, window, overlap, closed)
     given = None if level1 is None else level1["samples"]
     samples = host.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift)
     return io.NodeOutput({"samples": samples, "gld_level": level, "gld_windows": plan})
