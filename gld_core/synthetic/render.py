@@ -444,20 +444,14 @@ def lamp_light(room: Room, points: np.ndarray) -> np.ndarray:
     return light
 
 
-def render_scene(
-    seed: int, views: int, height: int, width: int, samples: int = 2, reach: float = 1.0
+def render_views(
+    room: Room, c2w: np.ndarray, K: np.ndarray, height: int, width: int, samples: int = 2
 ) -> tuple[Tensor, Tensor, Cameras]:
-    """A room and a camera path of its own for every seed: images (V, 3, H, W) in [0, 1], depth (V, H, W), cameras.
+    """A room from poses (V, 4, 4), OpenCV camera-to-world, through one K (3, 3): images (V, 3, H, W) in [0, 1], depth
+    (V, H, W) in metres along the camera's axis at the pixel's centre, cameras.
 
-    Depth is the distance in metres along the camera's axis at the pixel's centre; colours are the mean of
-    samples x samples rays per pixel; `reach` scales how far the camera goes. The same arguments give the same numbers;
-    cameras are metric OpenCV camera-to-world in a z-up world, with one K of 60 to 85 degrees across for all views.
+    Colours are the mean of samples x samples rays per pixel.
     """
-    rng = np.random.default_rng(seed)
-    room = Room(rng)
-    c2w = camera_path(room, views, reach)
-    focal = width / 2 / np.tan(np.radians(rng.uniform(60, 85)) / 2)
-    K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     images, depths = [], []
     for pose in c2w:
         depth, _, d = cast(room, pose, K, height, width, 1, np.float64)
@@ -470,5 +464,22 @@ def render_scene(
             shade(room, points, index.ravel(), light.ravel()).reshape(height, samples, width, samples, 3).mean((1, 3))
         )
         images.append(torch.from_numpy(colors.transpose(2, 0, 1).astype(np.float32)))
-    cameras = Cameras(torch.from_numpy(c2w), torch.from_numpy(K).expand(views, 3, 3), height, width)
+    cameras = Cameras(torch.from_numpy(c2w), torch.from_numpy(K).expand(len(c2w), 3, 3), height, width)
     return torch.stack(images), torch.stack(depths), cameras
+
+
+def render_scene(
+    seed: int, views: int, height: int, width: int, samples: int = 2, reach: float = 1.0
+) -> tuple[Tensor, Tensor, Cameras]:
+    """A room and a camera path of its own for every seed: images (V, 3, H, W) in [0, 1], depth (V, H, W), cameras, as
+    `render_views` gives them.
+
+    `reach` scales how far the camera goes. The same arguments give the same numbers; the world is metric with z up,
+    with one K of 60 to 85 degrees across for all views.
+    """
+    rng = np.random.default_rng(seed)
+    room = Room(rng)
+    c2w = camera_path(room, views, reach)
+    focal = width / 2 / np.tan(np.radians(rng.uniform(60, 85)) / 2)
+    K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+    return render_views(room, c2w, K, height, width, samples)
