@@ -5,12 +5,13 @@ OLDEST = "0.30.0"
 if [int(part) for part in __version__.split(".")] < [int(part) for part in OLDEST.split(".")]:
     raise ImportError(f"GLD Novel Views needs ComfyUI {OLDEST} or newer, this is {__version__}; update ComfyUI.")
 
-from . import camera_files, camera_preview, cameras, decode, evaluate, export, geometry, host, load, sample  # noqa: E402
+from . import camera_files, camera_preview, cameras, decode, evaluate, export, geometry, load, sample  # noqa: E402
+from .host import folders  # noqa: E402
 
 
 class GLDExtension(ComfyExtension):
     async def on_load(self) -> None:
-        host.register_model_folder()
+        folders.register_model_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

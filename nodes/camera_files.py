@@ -14,17 +14,15 @@ from ..gld_core.cameras.conventions import check_scene
 from ..gld_core.cameras.motions import scene_depth
 from ..gld_core.io.cameras import read_cameras
 from ..gld_core.io.colmap import colmap_folder, write_colmap
-from ..gld_core.io.comfyui import read_da3_geometry, read_load3d, to_load3d
+from ..gld_core.io.comfyui import preview_world, read_da3_geometry, read_load3d, to_load3d
 from ..gld_core.io.files import atomic_folder, check_new
 from ..gld_core.io.images import fit, fitting_size
 from ..gld_core.io.matrices import parse_matrices
 from ..gld_core.io.nerfstudio import write_transforms
 from ..gld_core.io.parsing import parse_json
 from . import host
-from .cameras import LONG_SIDE_TOOLTIP, indices, preview_world
-from .export import output_path
-from .load import stamp
-from .sockets import DA3Geometry, GLDCameras, check_chosen
+from .host.folders import output_path, stamp
+from .sockets import LONG_SIDE_TOOLTIP, DA3Geometry, GLDCameras, check_chosen, indices
 
 FORMATS = ("transforms.json", "COLMAP binary", "COLMAP text")
 EXAMPLE = """{"width": 504, "height": 336,

@@ -12,8 +12,8 @@ from ..gld_core.export.gltf import glb_bytes, scene_diagonal
 from ..gld_core.geometry.coverage import coverage
 from ..gld_core.geometry.depth_maps import DepthMaps, usable
 from ..gld_core.geometry.points import PointCloud, even_subset
+from ..gld_core.io.comfyui import preview_world
 from . import host
-from .cameras import preview_world
 from .sockets import DA3Geometry, GLDCameras, sources_geometry
 
 # Depth of a camera's pyramid, as a share of the scene's diagonal.

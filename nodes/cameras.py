@@ -8,23 +8,25 @@ from pathlib import Path
 import folder_paths
 import torch
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..gld_core.cameras import Cameras, motions
-from ..gld_core.cameras.conventions import OPENGL, check_scene
+from ..gld_core.cameras.conventions import check_scene
 from ..gld_core.geometry.depth_maps import agreement, usable
-from ..gld_core.io.comfyui import read_load3d
+from ..gld_core.io.comfyui import preview_world, read_load3d
 from ..gld_core.io.images import fit, fitting_size
 from ..gld_core.io.posed_folders import choose_views, read_scene
 from . import host
-from .load import stamp
-from .sockets import DA3Geometry, GLDBackbone, GLDCameras, check_chosen, da3_geometry, sources_geometry
-
-LONG_SIDE_TOOLTIP = (
-    "Pixels of the longer side after fitting; the shorter one becomes the nearest multiple of 14. The models were "
-    "trained at 504."
+from .host.folders import stamp
+from .sockets import (
+    LONG_SIDE_TOOLTIP,
+    DA3Geometry,
+    GLDBackbone,
+    GLDCameras,
+    check_chosen,
+    da3_geometry,
+    indices,
+    sources_geometry,
 )
-
 
 SAMPLES = Path(__file__).parents[1] / "workflows" / "inputs"
 
@@ -55,18 +57,6 @@ def scene_path(name: str) -> str:
             f"There is no scene {name!r} in {top}; put a folder of pictures with same-named .npz cameras there."
         )
     return path
-
-
-def indices(text: str, name: str) -> list[int]:
-    """'0, 3-5' -> [0, 3, 4, 5]. ValueError names the input."""
-    out = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        first, _, last = part.partition("-")
-        ends = (first, last or first)
-        if not all(end.isdecimal() and len(end) < 6 for end in ends) or int(ends[0]) > int(ends[1]):
-            raise ValueError(f"The input '{name}' is {text[:60]!r}; give view numbers such as 0, 3-5.")
-        out += range(int(ends[0]), int(ends[1]) + 1)
-    return out
 
 
 class GLDLoadScene(io.ComfyNode):
@@ -331,11 +321,6 @@ def keyframe_cameras(keyframes: dict, sources: Cameras) -> Cameras | None:
             value, _ = read_load3d([value], sources.height, sources.width, preview_world(sources))
         keys = value if keys is None else motions.join(keys, value)
     return keys
-
-
-def preview_world(sources: Cameras) -> Tensor:
-    """(4, 4) from the cameras' world to the 3D preview's: Y up and looking down -Z from the first camera."""
-    return OPENGL @ torch.linalg.inv(sources.c2w[0].double())
 
 
 class GLDSetCameras(io.ComfyNode):

@@ -74,7 +74,7 @@ def fetch_parts(
     backbone: str,
     parts: Sequence[str],
     progress: Callable[[int, int], None],
-    vggt: str | None = None,
+    vggt: str = "",
 ) -> None:
     """Get what is missing of the given parts, and with the backbone its statistics, into the released layout.
 

@@ -8,6 +8,7 @@ from ..gld_core.cameras.conventions import path_order
 from ..gld_core.evaluation.lpips import LINEAR_FILE, LPIPS, VGG_FILE, missing_files
 from ..gld_core.evaluation.report import means, picture_errors, pose_row, scaled_depth_errors, table, to_json
 from . import host
+from .host import folders
 from .sockets import DA3Geometry, GLDCameras
 
 
@@ -61,8 +62,8 @@ class GLDEvaluateViews(io.ComfyNode):
         for name, found, true in (("geometry", geometry, true_geometry), ("cameras", cameras, true_cameras)):
             if (found is None) != (true is None):
                 raise ValueError(f"Of the inputs '{name}' and 'true_{name}' one is open; wire both, or neither.")
-        folders = [Path(folder) / "lpips" for folder in host.model_folders()]
-        folder = next((folder for folder in folders if not missing_files(folder)), None)
+        places = [Path(folder) / "lpips" for folder in folders.model_folders()]
+        folder = next((folder for folder in places if not missing_files(folder)), None)
         lpips = None if folder is None else LPIPS(folder)
         errors = picture_errors(images[V - M :, ..., :3].movedim(-1, 1), truth[..., :3].movedim(-1, 1), lpips)
         if geometry is not None:

@@ -15,6 +15,7 @@ from ..gld_core.geometry.mesh import fuse_mesh, view_meshes
 from ..gld_core.geometry.points import PointCloud, even_subset, fuse_points, point_cloud
 from . import host
 from .geometry import geometry_inputs, selected, selection_inputs
+from .host.folders import output_path
 from .sockets import check_chosen
 
 VOXEL = io.Float.Input(
@@ -28,22 +29,6 @@ VOXEL = io.Float.Input(
     tooltip="Side of the cubes in which views are merged, in the cameras' unit. 0: as fine as the pixels are, and no "
     "finer than max_points allows.",
 )
-
-
-def output_path(prefix: str) -> str:
-    """Where a numbered result goes below the output folder. ValueError where the name leaves it or cannot be one."""
-    top, name = folder_paths.get_output_directory(), os.path.normpath(prefix)
-    long = any(len(part.encode("utf-8", "replace")) > 150 for part in name.split(os.sep))
-    inside = folder_paths.is_within_directory(top, os.path.join(top, name))
-    try:
-        if name == "." or long or not name.isprintable() or not inside:
-            raise ValueError("it is no name below the output folder")
-        folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, top)
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"The input 'filename_prefix' is {prefix[:60]!r} ({error}); give a name such as GLD/scene."
-        ) from None
-    return os.path.join(folder, f"{name}_{number:05}")
 
 
 def max_points_input() -> io.Int.Input:

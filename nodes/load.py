@@ -7,9 +7,10 @@ from comfy_api.latest import io
 from ..gld_core import checkpoints
 from . import host
 from .download import VGGT_LICENCES, WEIGHTS, fetch_parts, released_file
+from .host import folders, networks
+from .host.folders import NANO, stamp
 from .sockets import GLDBackbone
 
-NANO = "nano"
 FAMILIES = {**{name: name for name in checkpoints.LAYOUT}, NANO: "da3"}
 LEVELS = ("level1", "level0")
 UNDECIDED = "not chosen"
@@ -19,11 +20,6 @@ DOWNLOAD_TOOLTIP = (
 )
 
 
-def stamp(paths: list) -> list:
-    """Changes when one of the files does."""
-    return [(str(path), os.path.getmtime(path), os.path.getsize(path)) for path in paths]
-
-
 def codec_files(folder: str, backbone: str) -> list:
     """Files of the frozen networks in a model folder. FileNotFoundError says what is missing and where to put it."""
     family = FAMILIES[backbone]
@@ -31,8 +27,12 @@ def codec_files(folder: str, backbone: str) -> list:
 
 
 def codec_folders(backbone: str) -> list[str]:
-    """Where the frozen networks may be: the model folders, for nano those called nano in them."""
-    return [os.path.join(folder, NANO) if backbone == NANO else folder for folder in host.model_folders()]
+    """Folders that may have the frozen networks: the model folders, for nano a folder of that name in one of them, then
+    the plugin's own.
+    """
+    if backbone != NANO:
+        return folders.model_folders()
+    return [*(os.path.join(folder, NANO) for folder in folders.model_folders()), str(checkpoints.NANO)]
 
 
 def codec_folder(backbone: str) -> str | None:
@@ -55,7 +55,7 @@ def diffusion_files() -> list[str]:
     """Diffusion models there are, and the released names of those there could be."""
     frozen = [stem for parts in checkpoints.LAYOUT.values() for part, stem in parts.items() if part not in LEVELS]
     others = ("model_stats/", *frozen)
-    found = [name for name in host.model_files() if not name.removeprefix(f"{NANO}/").startswith(others)]
+    found = [name for name in folders.model_files() if not name.removeprefix(f"{NANO}/").startswith(others)]
     stems = {os.path.splitext(name)[0] for name in found}
     return found + [name for name in released_parts() if os.path.splitext(name)[0] not in stems]
 
@@ -110,7 +110,7 @@ class GLDLoadBackbone(io.ComfyNode):
             return f"{codec_folders(NANO)[-1]} is incomplete: nano comes with this plugin; install the plugin again."
         if codec_folder(backbone) is None and not download:
             return f"{missing(backbone)} Or switch on 'download'."
-        has_vggt = host.model_file(released_file("vggt", "backbone")) is not None
+        has_vggt = folders.model_file(released_file("vggt", "backbone")) is not None
         if backbone == "vggt" and download and not has_vggt and vggt_licence == UNDECIDED:
             return (
                 "VGGT-1B has a licence of its own: facebook/VGGT-1B may not be used commercially, "
@@ -126,17 +126,17 @@ class GLDLoadBackbone(io.ComfyNode):
 
     @classmethod
     def execute(cls, backbone, weight_dtype, download, vggt_licence=UNDECIDED):
-        folder = codec_folder(backbone) or host.model_folders()[0]
+        folder = codec_folder(backbone) or folders.model_folders()[0]
         if download and backbone != NANO:
             parts = [part for part in checkpoints.LAYOUT[backbone] if part not in LEVELS]
-            fetch_parts(folder, backbone, parts, host.progress_bar(), VGGT_LICENCES.get(vggt_licence))
-        return io.NodeOutput(host.Backbone(folder, FAMILIES[backbone], weight_dtype))
+            fetch_parts(folder, backbone, parts, host.progress_bar(), VGGT_LICENCES.get(vggt_licence, ""))
+        return io.NodeOutput(networks.Backbone(folder, FAMILIES[backbone], weight_dtype))
 
 
 def missing(backbone: str) -> str:
     """What the first of the model folders lacks."""
     try:
-        codec_files(host.model_folders()[0], backbone)
+        codec_files(folders.model_folders()[0], backbone)
     except FileNotFoundError as error:
         return str(error)
     raise AssertionError("nothing is missing")
@@ -163,7 +163,7 @@ class GLDLoadDiffusionModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "weight_dtype",
-                    options=list(host.WEIGHT_DTYPES),
+                    options=list(networks.WEIGHT_DTYPES),
                     default="default",
                     tooltip="Type the weights are kept in. default: bf16 where the device computes in it, else fp32. "
                     "Cameras are embedded in float32 whatever is chosen.",
@@ -176,21 +176,21 @@ class GLDLoadDiffusionModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model_name, download):
-        if host.model_file(model_name) is not None or (download and model_name in released_parts()):
+        if folders.model_file(model_name) is not None or (download and model_name in released_parts()):
             return True
         return (
-            f"{model_name} is not in models/gld. Put it at {os.path.join(host.model_folders()[0], model_name)} "
+            f"{model_name} is not in models/gld. Put it at {os.path.join(folders.model_folders()[0], model_name)} "
             f"(released files: huggingface.co/{WEIGHTS}), or switch on 'download' for a released one."
         )
 
     @classmethod
     def fingerprint_inputs(cls, model_name, weight_dtype, download):
-        path = host.model_file(model_name)
+        path = folders.model_file(model_name)
         return None if path is None else stamp([path])
 
     @classmethod
     def execute(cls, model_name, weight_dtype, download):
-        if host.model_file(model_name) is None:
+        if folders.model_file(model_name) is None:
             backbone, level = released_parts()[model_name]
-            fetch_parts(host.model_folders()[0], backbone, [level], host.progress_bar())
-        return io.NodeOutput(host.load_diffusion_model(host.model_file(model_name), weight_dtype))
+            fetch_parts(folders.model_folders()[0], backbone, [level], host.progress_bar())
+        return io.NodeOutput(networks.load_diffusion_model(folders.model_file(model_name), weight_dtype))

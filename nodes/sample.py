@@ -7,19 +7,20 @@ from comfy_api.latest import io
 
 from ..gld_core import flow
 from ..gld_core.windows import Window, split_into_windows
-from . import host
+from .host import networks, sampling
+from .host.previews import PhotographedViews, photographed
 from .sockets import GLDBackbone, GLDCameras, GLDViews
 
 # What the models were trained on, and what is enough to hold neighbouring windows together.
 WINDOW, OVERLAP = 8, 2
 
 
-def checked(latent: dict, views: host.PhotographedViews, level: int, name: str):
+def checked(latent: dict, views: PhotographedViews, level: int, name: str):
     """The samples of a LATENT input as (V, C, ...); ValueError names the input where they cannot be that level's."""
     found = latent.get("gld_level", level)
     if found != level:
         raise ValueError(f"The input '{name}' has level-{found} features, level {level} belongs there; swap the wires.")
-    host.check_samples(views, latent["samples"], name)
+    networks.check_samples(views, latent["samples"], name)
     if len(latent["samples"]) != 1:
         raise ValueError(f"The input '{name}' holds {len(latent['samples'])} samples; pick one with Latent From Batch.")
     return latent["samples"][0].float().transpose(0, 1)
@@ -46,7 +47,7 @@ class GLDEncodeViews(io.ComfyNode):
     def execute(cls, backbone, images, cameras):
         images = images[..., :3].movedim(-1, 1)
         codec = backbone.on_device({"backbone": len(images) * backbone.grid(*images.shape[-2:])})
-        return io.NodeOutput(host.photographed(codec.encode_views(images, cameras), images))
+        return io.NodeOutput(photographed(codec.encode_views(images, cameras), images))
 
 
 def sampling_inputs(level: str) -> list:
@@ -119,7 +120,7 @@ def sampling_inputs(level: str) -> list:
     ]
 
 
-def plan_windows(views: host.PhotographedViews, window: int, overlap: int, closed: bool) -> list[Window]:
+def plan_windows(views: PhotographedViews, window: int, overlap: int, closed: bool) -> list[Window]:
     """One window where all views fit in."""
     V = len(views.cameras)
     if window >= V:
@@ -130,7 +131,7 @@ def plan_windows(views: host.PhotographedViews, window: int, overlap: int, close
 def sample_views(
     level: int,
     model,
-    views: host.PhotographedViews,
+    views: PhotographedViews,
     level1: dict | None,
     seed,
     steps,
@@ -145,12 +146,12 @@ def sample_views(
     """The LATENT of a level, with the plan of its windows for the decoders. level1: for the cascade."""
     if not math.isfinite(cfg + shift):
         raise ValueError(f"The input 'cfg' is {cfg} and 'shift' {shift}; give finite numbers.")
-    host.check_model(model, views, level)
+    networks.check_model(model, views, level)
     if level1 is not None:
         checked(level1, views, 1, "level1")
     plan = plan_windows(views, window, overlap, closed)
     given = None if level1 is None else level1["samples"]
-    samples = host.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift)
+    samples = sampling.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift)
     return io.NodeOutput({"samples": samples, "gld_level": level, "gld_windows": plan})
 
 
@@ -227,7 +228,7 @@ class GLDConditioning(io.ComfyNode):
         if level1 is not None:
             checked(level1, views, 1, "level1")
         given = None if level1 is None else level1["samples"]
-        positive, negative, empty = host.conditioning(views, given)
+        positive, negative, empty = sampling.conditioning(views, given)
         return io.NodeOutput(positive, negative, {"samples": empty, "gld_level": 1 if level1 is None else 0})
 
 
@@ -255,11 +256,11 @@ class GLDScheduler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent, steps, shift=0.0):
-        host.check_model(model, None, latent.get("gld_level"))
+        networks.check_model(model, None, latent.get("gld_level"))
         shape = tuple(latent["samples"].shape)
         if len(shape) != 5:
             raise ValueError(f"The input 'latent' has shape {shape}, not (1, C, V, h, w); wire GLD Conditioning's.")
-        return io.NodeOutput(host.released_sigmas(model, latent["samples"], steps, shift))
+        return io.NodeOutput(sampling.released_sigmas(model, latent["samples"], steps, shift))
 
 
 class GLDFast(io.ComfyNode):
@@ -313,5 +314,5 @@ class GLDFast(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, guidance_from, guidance_to, share):
-        host.check_model(model, None, None)
-        return io.NodeOutput(host.sped_up(model, (guidance_from, guidance_to), share))
+        networks.check_model(model, None, None)
+        return io.NodeOutput(sampling.sped_up(model, (guidance_from, guidance_to), share))

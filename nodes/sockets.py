@@ -13,6 +13,11 @@ GLDCameras = io.Custom("GLD_CAMERAS")
 GLDViews = io.Custom("GLD_VIEWS")
 DA3Geometry = io.Custom("DA3_GEOMETRY")
 
+LONG_SIDE_TOOLTIP = (
+    "Pixels of the longer side after fitting; the shorter one becomes the nearest multiple of 14. The models were "
+    "trained at 504."
+)
+
 
 def da3_geometry(images: Tensor, depth: Tensor, confidence: Tensor, cameras: Cameras) -> dict:
     """images (V, H, W, 3), depth and confidence (V, H, W) as core's DA3 nodes take them."""
@@ -24,6 +29,18 @@ def da3_geometry(images: Tensor, depth: Tensor, confidence: Tensor, cameras: Cam
         "extrinsics": cameras.w2c[None, :, :3],
         "intrinsics": cameras.K[None],
     }
+
+
+def indices(text: str, name: str) -> list[int]:
+    """'0, 3-5' -> [0, 3, 4, 5]. ValueError names the input."""
+    out: list[int] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, _, last = part.partition("-")
+        ends = (first, last or first)
+        if not all(end.isdecimal() and len(end) < 6 for end in ends) or int(ends[0]) > int(ends[1]):
+            raise ValueError(f"The input '{name}' is {text[:60]!r}; give view numbers such as 0, 3-5.")
+        out += range(int(ends[0]), int(ends[1]) + 1)
+    return out
 
 
 def check_chosen(value: dict | None, name: str) -> None:

@@ -147,7 +147,7 @@ def main():
     steps = [
         ("-m", "ruff", "check", "."),
         ("-m", "ruff", "format", "--check", "."),
-        ("-m", "mypy", "gld_core"),
+        ("-m", "mypy"),
         *[("-m", "pytest", f"tests/{part}", *sys.argv[2:]) for part in ("core", "host", "browser")],
     ]
     for step in steps:

@@ -17,6 +17,11 @@ from .parsing import assemble, inverse, number, pinhole, pose, without_skew
 LOAD3D_FOV = 35.0
 
 
+def preview_world(sources: Cameras) -> Tensor:
+    """(4, 4) from the cameras' world to the 3D preview's: Y up and looking down -Z from the first camera."""
+    return OPENGL @ torch.linalg.inv(sources.c2w[0].double())
+
+
 def read_load3d(
     infos: Sequence[Mapping[str, Any]], height: int, width: int, world: Tensor = OPENGL
 ) -> tuple[Cameras, list[str]]:

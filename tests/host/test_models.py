@@ -113,6 +113,14 @@ def test_a_fresh_install_starts_with_the_small_model_and_the_sample(bare_server,
     assert hub.requests == []
 
 
+def test_nothing_of_the_plugin_but_its_own_model_is_offered_as_a_model(bare_server):
+    """The host lists model folders to anyone who asks, and would list what lies beside nano too."""
+    assert bare_server.get("/models/gld") == []
+    offered = bare_server.get("/object_info/GLDLoadDiffusionModel")["GLDLoadDiffusionModel"]["input"]["required"]
+    named = [name for name in offered["model_name"][1]["options"] if name.startswith("nano/")]
+    assert named == [NANO.format("cascade"), NANO.format("level1")]
+
+
 def test_released_files_come_before_the_small_model(server):
     inputs = {
         node: server.get(f"/object_info/{node}")[node]["input"]["required"]
