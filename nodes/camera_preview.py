@@ -10,7 +10,7 @@ from ..gld_core.cameras.motions import scene_depth
 from ..gld_core.export.camera_plan import MOSTLY_UNSEEN, frusta, plan
 from ..gld_core.export.gltf import glb_bytes, scene_diagonal
 from ..gld_core.geometry.coverage import coverage
-from ..gld_core.geometry.depth_maps import DepthMaps, usable
+from ..gld_core.geometry.depth_maps import PosedDepth, usable
 from ..gld_core.geometry.points import PointCloud, even_subset
 from ..gld_core.io.comfyui import preview_world
 from . import host
@@ -88,9 +88,9 @@ class GLDPreviewCameras(io.ComfyNode):
         keep = usable(found.depth, found.depth_conf, min_confidence)
         if not keep.any():
             raise ValueError("No depth is left; lower 'min_confidence'.")
-        masks = coverage(own, found.depth, targets, keep, host.progress_bar())
+        maps = PosedDepth(found.depth, own, keep)
+        masks = coverage(maps, targets, host.progress_bar())
         share = masks.mean(dim=(1, 2))
-        maps = DepthMaps(found.depth, keep, own)
         xyz = torch.stack([maps.points(view) for view in range(N)])
         rgb = (geometry["image"][:N, ..., :3].cpu().float().clamp(0, 1) * 255).round().byte()
         valid = torch.isfinite(xyz).all(dim=-1)

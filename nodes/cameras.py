@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..gld_core.cameras import Cameras, motions
 from ..gld_core.cameras.conventions import check_scene
-from ..gld_core.geometry.depth_maps import agreement, usable
+from ..gld_core.geometry.depth_maps import PosedDepth, agreement, usable
 from ..gld_core.io.comfyui import preview_world, read_load3d
 from ..gld_core.io.images import fit, fitting_size
 from ..gld_core.io.posed_folders import choose_views, read_scene
@@ -181,7 +181,7 @@ class GLDEstimateCameras(io.ComfyNode):
         medians = [view.median().item() for view in confidence]
         shares = [math.nan] * len(medians)
         if len(medians) > 1:
-            agreed = agreement(depth, usable(depth, confidence, 1.0), cameras)
+            agreed = agreement(PosedDepth(depth, cameras, usable(depth, confidence, 1.0)))
             shares = [(view > 0).float().mean().item() for view in agreed.confirmed]
         lines = []
         for view, (focal, median, share) in enumerate(zip(cameras.K[:, 0, 0].tolist(), medians, shares, strict=True)):

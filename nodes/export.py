@@ -79,26 +79,28 @@ class GLDExportGLB(io.ComfyNode):
         cls, geometry, cameras, min_confidence, keep_at_least, confirmed_by, max_points, kind=None, show_cameras=False
     ):
         check_chosen(kind, "kind")
-        depth, keep, images = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
+        maps = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
         progress = host.progress_bar()
         parts: list
         if kind["kind"] == "released points":
             clouds = []
-            for view in range(len(depth)):
+            for view in range(len(maps)):
                 one = slice(view, view + 1)
-                clouds.append(point_cloud(depth[one], keep[one], images[one], cameras.K[one], cameras.c2w[one], 1))
-                progress(view + 1, len(depth))
+                counts = torch.isfinite(maps.inverse[one])
+                clouds.append(
+                    point_cloud(maps.depth[one], counts, maps.images[one], cameras.K[one], cameras.c2w[one], 1)
+                )
+                progress(view + 1, len(maps))
             points, colors = map(torch.cat, zip(*clouds, strict=True))
             chosen = even_subset(points, max_points)
             parts = [PointCloud(points[chosen], colors[chosen])]
         else:
-            scene = (depth, images, cameras, keep, max_points)
             if kind["kind"] == "points":
-                parts = [fuse_points(*scene, kind["voxel"] or None, progress)]
+                parts = [fuse_points(maps, max_points, kind["voxel"] or None, progress)]
             elif kind["kind"] == "mesh":
-                parts = [fuse_mesh(*scene, kind["voxel"] or None, progress)]
+                parts = [fuse_mesh(maps, max_points, kind["voxel"] or None, progress)]
             else:
-                parts = list(view_meshes(*scene, progress=progress))
+                parts = list(view_meshes(maps, max_points, progress=progress))
             points = torch.cat([torch.empty(0, 3), *(part.xyz for part in parts)])
         matrix = gltf_transform(points, cameras.w2c[0])
         if show_cameras:
@@ -139,8 +141,8 @@ class GLDExportPLY(io.ComfyNode):
     def execute(
         cls, geometry, cameras, min_confidence, keep_at_least, confirmed_by, max_points, voxel=0.0, axes="upright"
     ):
-        depth, keep, images = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
-        cloud = fuse_points(depth, images, cameras, keep, max_points, voxel or None, host.progress_bar())
+        maps = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
+        cloud = fuse_points(maps, max_points, voxel or None, host.progress_bar())
         xyz, normals = cloud.xyz, cloud.normals
         if axes == "upright":
             matrix = gltf_transform(xyz, cameras.w2c[0])
@@ -191,12 +193,12 @@ class GLDExportDataset(io.ComfyNode):
     ):
         check_chosen(format, "format")
         folder = output_path(filename_prefix)
-        depth, keep, images = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
-        cloud = fuse_points(depth, images, cameras, keep, max_points, progress=host.progress_bar())
+        maps = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
+        cloud = fuse_points(maps, max_points, progress=host.progress_bar())
         names = [f"{view:04}" for view in range(len(cameras))]
         if format["format"] == "COLMAP":
-            write_colmap_dataset(folder, names, images, depth, keep, cameras, cloud, format["binary"])
+            write_colmap_dataset(folder, names, maps, cloud, format["binary"])
         else:
-            write_nerfstudio_dataset(folder, names, images, depth, cameras, cloud)
+            write_nerfstudio_dataset(folder, names, maps, cloud)
         host.say(f"{len(names)} views and {len(cloud.xyz)} points in {folder}", cls.hidden.unique_id)
         return io.NodeOutput(folder)

@@ -1,11 +1,13 @@
 """What of a geometry counts: confidence, and agreement between its views."""
 
+from dataclasses import replace
+
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..gld_core.cameras import Cameras
-from ..gld_core.geometry.depth_maps import agreement, confidence_threshold, usable
+from ..gld_core.geometry.depth_maps import PosedDepth, agreement, confidence_threshold, usable
 from . import host
 from .sockets import DA3Geometry, GLDCameras, check_geometry
 
@@ -64,17 +66,19 @@ def checked(geometry: dict, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
 
 def selected(
     geometry: dict, cameras: Cameras, min_confidence: float, keep_at_least: float, confirmed_by: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Depth (V, H, W), which of it counts (V, H, W), and images (V, 3, H, W). ValueError where nothing counts."""
+) -> PosedDepth:
+    """The depth maps and pictures of a geometry, and the pixels that count. ValueError where none does."""
     depth, confidence, images = checked(geometry, cameras)
     keep = usable(depth, confidence, confidence_threshold(confidence, min_confidence, 0, 100 - keep_at_least))
     if not keep.any():
         raise ValueError("The input 'geometry' has no finite, positive depth of known confidence; decode it anew.")
+    maps = PosedDepth(depth, cameras, keep, images)
     if confirmed_by:
-        keep &= agreement(depth, keep, cameras, progress=host.progress_bar()).confirmed >= confirmed_by
+        keep = keep & (agreement(maps, progress=host.progress_bar()).confirmed >= confirmed_by)
         if not keep.any():
             raise ValueError(f"No point is seen by {confirmed_by} other views in its place; lower 'confirmed_by'.")
-    return depth, keep, images
+        maps = replace(maps, keep=keep)
+    return maps
 
 
 class GLDCheckDepth(io.ComfyNode):
@@ -110,5 +114,5 @@ class GLDCheckDepth(io.ComfyNode):
     def execute(cls, geometry, cameras, tolerance):
         depth, confidence, _ = checked(geometry, cameras)
         keep = usable(depth, confidence, 0)
-        found = agreement(depth, keep, cameras, tolerance, progress=host.progress_bar())
+        found = agreement(PosedDepth(depth, cameras, keep), tolerance, progress=host.progress_bar())
         return io.NodeOutput(host.to_host(torch.where(keep, found.consistency, 0)))

@@ -1,13 +1,12 @@
 """What of the target views some source has seen."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from .depth_maps import DepthMaps
+from .depth_maps import PosedDepth, Progress
 
 # At most so many points of a source are projected.
 POINTS_PER_SOURCE = 1 << 16
@@ -17,31 +16,22 @@ LEVELS = 6
 HIDES = 1.05
 
 
-def coverage(
-    sources: Cameras,
-    depth: Tensor,
-    targets: Cameras,
-    keep: Tensor | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Tensor:
+def coverage(sources: PosedDepth, targets: Cameras, progress: Progress | None = None) -> Tensor:
     """(V, H, W) float32 for V targets: 1 where a pixel's ray lands where a source has depth, 0 elsewhere. Its mean over
     a view is the share of that view's rays that do.
 
-    depth (N, h, w) of the sources along their axes, in the cameras' units; keep (N, h, w) bool: which of it counts
-    (None: all that is finite and positive). Surfaces are followed to the targets with a depth buffer; one that turns
-    its back to the target was not seen by a source, and hides what is behind it. Memory grows with the result alone.
-    progress(done, total) after each view; what it raises ends the work.
+    The sources' surfaces are projected into the targets with a depth buffer. A surface that turns its back to the
+    target was not seen by a source, and it hides what is behind it. Memory grows with the result alone.
+    progress(done, total) is called after each view; what it raises ends the work.
     """
-    keep = torch.ones_like(depth, dtype=torch.bool) if keep is None else keep
-    maps = DepthMaps(depth, keep, sources)
-    stride = max(1, math.ceil((depth.shape[1] * depth.shape[2] / POINTS_PER_SOURCE) ** 0.5))
+    stride = max(1, math.ceil((sources.inverse[0].numel() / POINTS_PER_SOURCE) ** 0.5))
     points, normals, sizes = [], [], []
     for view in range(len(sources)):
-        xyz, normal, cosine = (part[::stride, ::stride].flatten(0, 1) for part in maps.surface(view))
+        xyz, normal, cosine = (part[::stride, ::stride].flatten(0, 1) for part in sources.surface(view))
         known = (cosine > 0) & torch.isfinite(xyz).all(dim=1)
-        distance = (xyz[known] - maps.eyes[view]) @ sources.c2w[view, :3, 2]
+        distance = (xyz[known] - sources.eyes[view]) @ sources.cameras.c2w[view, :3, 2]
         # The side of the square that a point stands for; the diagonal, so that it may lie at any angle.
-        sizes.append(2**0.5 * stride * distance / sources.K[view, 0, 0] / cosine[known].clamp(min=0.2))
+        sizes.append(2**0.5 * stride * distance / sources.cameras.K[view, 0, 0] / cosine[known].clamp(min=0.2))
         points.append(xyz[known])
         normals.append(normal[known])
     xyz, normal, size = torch.cat(points), torch.cat(normals), torch.cat(sizes)

@@ -1,7 +1,7 @@
 """Depth maps of posed views: which pixels are surfaces, and how well the views agree about them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -69,33 +69,79 @@ class Look(NamedTuple):
         return torch.where(edge, nearest, (self.taps * self.weights).sum(0))
 
 
-class DepthMaps:
-    """Depth maps of posed views, to be asked what they see at any point of space."""
+@dataclass(frozen=True)
+class PosedDepth:
+    """Depth maps of V posed views, with the pixels of them that count and, where colours are needed, their pictures.
 
-    def __init__(self, depth: Tensor, keep: Tensor, cameras: Cameras):
-        """Raises ValueError where the shapes do not fit together or a camera cannot be used."""
-        V, H, W = depth.shape
-        if (len(cameras), cameras.height, cameras.width) != (V, H, W) or keep.shape != depth.shape:
+    depth (V, H, W) along the cameras' axes, in the cameras' unit; keep (V, H, W) bool (None: all depth that is finite
+    and positive); images (V, 3, H, W) in [0, 1]. Raises ValueError where these are not of the same views in the same
+    size, or a camera is not finite or not invertible.
+
+    Computed from these: K (V, 3, 3) float64, which counts pixels from the centre of the first one; c2w (V, 4, 4)
+    float64; to_pixels (V, 3, 4), the projection; eyes (V, 3), where the cameras stand; focal (V,) in pixels; edge, the
+    relative step of depth from which neighbouring pixels lie on different surfaces; inverse (V, H, W), 1/depth, NaN for
+    the pixels that do not count.
+    """
+
+    depth: Tensor
+    cameras: Cameras
+    keep: Tensor | None = None
+    images: Tensor | None = None
+    K: Tensor = field(init=False, repr=False)
+    c2w: Tensor = field(init=False, repr=False)
+    to_pixels: Tensor = field(init=False, repr=False)
+    eyes: Tensor = field(init=False, repr=False)
+    focal: Tensor = field(init=False, repr=False)
+    edge: float = field(init=False, repr=False)
+    inverse: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        V, H, W = self.depth.shape
+        size = (len(self.cameras), self.cameras.height, self.cameras.width)
+        selection = self.depth.shape if self.keep is None else self.keep.shape
+        pictures = (V, 3, H, W) if self.images is None else self.images.shape
+        if size != (V, H, W) or selection != self.depth.shape or tuple(pictures) != (V, 3, H, W):
             raise ValueError(
-                f"Depth is {tuple(depth.shape)}, the selection {tuple(keep.shape)}, the cameras are {len(cameras)} of "
-                f"{cameras.height} x {cameras.width}; give all for the same views in the same size."
+                f"Depth is {(V, H, W)}, the selection {tuple(selection)}, the pictures are {tuple(pictures)}, the "
+                f"cameras {size}; give all for the same views in the same size."
             )
-        self.K = cameras.K.double()
-        self.K[:, :2] -= 0.5 * self.K[:, 2:]
-        self.c2w = cameras.c2w.double()
+        K, c2w = self.cameras.K.double(), self.cameras.c2w.double()
+        K[:, :2] -= 0.5 * K[:, 2:]
         for view in range(V):
-            known = torch.isfinite(self.K[view]).all() and torch.isfinite(self.c2w[view]).all()
-            if not known or torch.linalg.det(self.K[view]) == 0 or torch.linalg.det(self.c2w[view]) == 0:
+            known = torch.isfinite(K[view]).all() and torch.isfinite(c2w[view]).all()
+            if not known or torch.linalg.det(K[view]) == 0 or torch.linalg.det(c2w[view]) == 0:
                 raise ValueError(f"The camera of view {view} is not finite or not invertible; leave that view out.")
-        self.to_pixels = (self.K @ torch.linalg.inv(self.c2w)[:, :3]).float()
-        self.eyes = self.c2w[:, :3, 3].float()
-        self.focal = torch.linalg.det(self.K[:, :2, :2]).abs().sqrt().float()
-        self.edge = float((np.tan(np.radians(GRAZING)) / self.focal.median()).clamp(*EDGE))
-        inverse = 1 / depth.detach().float().cpu()
-        self.inverse = torch.where(keep.cpu() & torch.isfinite(inverse) & (inverse > 0), inverse, torch.nan)
+        focal = torch.linalg.det(K[:, :2, :2]).abs().sqrt().float()
+        inverse = 1 / self.depth.detach().float().cpu()
+        counts = torch.isfinite(inverse) & (inverse > 0)
+        if self.keep is not None:
+            counts &= self.keep.cpu()
+        derived = {
+            "K": K,
+            "c2w": c2w,
+            "to_pixels": (K @ torch.linalg.inv(c2w)[:, :3]).float(),
+            "eyes": c2w[:, :3, 3].float(),
+            "focal": focal,
+            "edge": float((np.tan(np.radians(GRAZING)) / focal.median()).clamp(*EDGE)),
+            "inverse": torch.where(counts, inverse, torch.nan),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.inverse)
+
+    def picture(self, view: int) -> Tensor:
+        """(3, H, W) float32 in [0, 1]: the picture of a view. Raises ValueError where there are none."""
+        if self.images is None:
+            raise ValueError("These depth maps have no pictures; give them as `images`.")
+        return self.images[view].detach().float().cpu().nan_to_num(0).clamp(0, 1)
+
+    def frontal(self) -> "PosedDepth":
+        """The same views without the pixels that see their surface at more than GRAZING degrees from its normal, or
+        that have no neighbour on their surface."""
+        cosines = [self.surface(view)[2] for view in range(len(self))]
+        return replace(self, keep=torch.stack(cosines) >= np.cos(np.radians(GRAZING)))
 
     def points(self, view: int) -> Tensor:
         """(H, W, 3) points in the world, NaN for pixels that do not count."""
@@ -147,12 +193,7 @@ def blend(image: Tensor, look: Look) -> Tensor:
 
 
 def agreement(
-    depth: Tensor,
-    keep: Tensor,
-    cameras: Cameras,
-    tolerance: float = 0.02,
-    others: int = 16,
-    progress: Progress | None = None,
+    maps: PosedDepth, tolerance: float = 0.02, others: int = 16, progress: Progress | None = None
 ) -> Agreement:
     """Check every view's depth by reprojection against that of other views: all whose image holds a tenth of its
     points, or `others` of them, evenly spaced in the order of the views, where there are more.
@@ -160,11 +201,10 @@ def agreement(
     The point of a pixel is *confirmed* by a view that sees a surface at the point's own depth (within `tolerance` of
     it), and *denied* by one that sees through it to something further away, or that has a surface in front of it which
     the pixel's own view sees through. A point that is hidden, outside the image or beside pixels without depth is
-    neither. Pixels outside `keep` have 0 of both.
+    neither. Pixels that do not count have 0 of both.
     """
-    maps = DepthMaps(depth, keep, cameras)
-    confirmed = torch.zeros(depth.shape, dtype=torch.int16)
-    denied = torch.zeros(depth.shape, dtype=torch.int16)
+    confirmed = torch.zeros(maps.inverse.shape, dtype=torch.int16)
+    denied = torch.zeros(maps.inverse.shape, dtype=torch.int16)
     for view in range(len(maps)):
         xyz = maps.points(view).view(-1, 3)
         pixels = torch.isfinite(xyz[:, 0]).nonzero()[:, 0]
@@ -188,18 +228,16 @@ def agreement(
     return Agreement(confirmed, denied)
 
 
-def observations(
-    depth: Tensor, keep: Tensor, cameras: Cameras, xyz: Tensor, tolerance: float = 0.02
-) -> list[tuple[Tensor, Tensor]]:
+def observations(maps: PosedDepth, xyz: Tensor, tolerance: float = 0.02) -> list[tuple[Tensor, Tensor]]:
     """Per view the points (P, 3) that it sees: their indices (n,) and where, (n, 2) float64 in pixels as K counts them.
 
     Seen means that the view's depth there is the point's own, within `tolerance` of it.
     """
-    maps, out = DepthMaps(depth, keep, cameras), []
+    out = []
     for view in range(len(maps)):
         look = maps.look(view, xyz)
         rows = look.rows[(look.inverse() * look.z - 1).abs() <= tolerance]
-        P = cameras.K[view].double() @ torch.linalg.inv(cameras.c2w[view].double())[:3]
+        P = maps.cameras.K[view].double() @ torch.linalg.inv(maps.c2w[view])[:3]
         pixels = xyz[rows].double() @ P[:, :3].T + P[:, 3]
         out.append((rows, pixels[:, :2] / pixels[:, 2:]))
     return out

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cameras import Cameras
-from .depth_maps import GRAZING, DepthMaps, Progress, blend, unit
+from .depth_maps import GRAZING, PosedDepth, Progress, blend, unit
 from .points import BITS, VoxelMeans, cell_corners, cell_keys, pixel_footprint, without_gaps
 
 TRUNCATION = 3.0
@@ -39,13 +38,7 @@ class Mesh:
 
 
 def fuse_mesh(
-    depth: Tensor,
-    images: Tensor,
-    cameras: Cameras,
-    keep: Tensor,
-    maximum: int = 500_000,
-    voxel: float | None = None,
-    progress: Progress | None = None,
+    maps: PosedDepth, maximum: int = 500_000, voxel: float | None = None, progress: Progress | None = None
 ) -> Mesh:
     """One triangle mesh of all views with vertex colours, about `maximum` vertices at most.
 
@@ -55,7 +48,7 @@ def fuse_mesh(
     degrees from their normal take no part. `voxel` None: the side at which `maximum` vertices suffice, no finer than
     the distance between neighbouring pixels.
     """
-    maps = DepthMaps(depth, keep, cameras)
+    maps = maps.frontal()
     V = len(maps)
     steps = iter(range(1, 3 * V + 1))
 
@@ -67,12 +60,10 @@ def fuse_mesh(
     origin = maps.eyes.double().mean(0).numpy()
     cells = VoxelMeans(origin, voxel or 1.5 * pixel_footprint(maps), maximum)
     for view in range(V):
-        xyz, _, facing = maps.surface(view)
-        grazing = facing < np.cos(np.radians(GRAZING))
-        maps.inverse[view][grazing] = torch.nan
-        cells.add(F.pad(without_gaps(xyz, maps.inverse[view], maps.edge, cells.voxel), (0, 6)).numpy())
+        xyz = without_gaps(maps.points(view), maps.inverse[view], maps.edge, cells.voxel)
+        cells.add(F.pad(xyz, (0, 6)).numpy())
         step()
-    cells.merge(maximum if voxel is None else len(depth) * depth[0].numel())
+    cells.merge(maximum if voxel is None else maps.inverse.numel())
     side = cells.voxel
     keys = np.unique(cell_keys(cells.means[:, :3].astype(np.float64), origin, side))
     for shift in (0, BITS, 2 * BITS):
@@ -110,10 +101,9 @@ def fuse_mesh(
         cosine = (normals[look.rows] * unit(maps.eyes[view] - xyz[look.rows])).sum(1)
         near = (1 / inverse - look.z).abs() < TRUNCATION * side
         seen = (near & (cosine > np.cos(np.radians(GRAZING)))).nonzero()[:, 0]
-        image = images[view].detach().float().cpu().nan_to_num(0).clamp(0, 1)
         # Squared, so that the best looks count, without a seam where another becomes the best.
         w = (cosine[seen, None] * inverse[seen, None].square()).square()
-        color[look.rows[seen]] += w * blend(image, look)[seen]
+        color[look.rows[seen]] += w * blend(maps.picture(view), look)[seen]
         total[look.rows[seen]] += w
         step()
     faces = mesh.faces[(total[:, 0] > 0)[mesh.faces].all(1)]
@@ -172,25 +162,18 @@ def surface_nets(keys: np.ndarray, field: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def view_meshes(
-    depth: Tensor,
-    images: Tensor,
-    cameras: Cameras,
-    keep: Tensor,
-    maximum: int = 500_000,
-    tolerance: float = 0.02,
-    progress: Progress | None = None,
+    maps: PosedDepth, maximum: int = 500_000, tolerance: float = 0.02, progress: Progress | None = None
 ) -> Iterator[Mesh]:
     """A mesh per view on the grid of its pixels, textured with its image, together about `maximum` vertices at most.
 
     What an earlier view has already (within `tolerance` of the depth) is left out, but for a rim of overlap. Triangles
     are cut at depth edges and at more than GRAZING degrees. Views of which nothing is left give no mesh.
     """
-    maps = DepthMaps(depth, keep, cameras)
+    maps = maps.frontal()
     V, H, W = maps.inverse.shape
     fresh = torch.zeros(V, H, W, dtype=torch.bool)
     for view in range(V):
-        xyz, _, facing = maps.surface(view)
-        maps.inverse[view][facing < np.cos(np.radians(GRAZING))] = torch.nan
+        xyz = maps.points(view)
         pixels = torch.isfinite(maps.inverse[view]).view(-1).nonzero()[:, 0]
         for earlier in range(view):
             look = maps.look(earlier, xyz.view(-1, 3)[pixels])
@@ -230,4 +213,4 @@ def view_meshes(
             progress(V + view + 1, 2 * V)
         if len(faces):
             place = torch.stack([used % columns, used // columns], 1) * stride + 0.5
-            yield Mesh(xyz.reshape(-1, 3)[used], faces, uv=place / torch.tensor([W, H]), texture=images[view])
+            yield Mesh(xyz.reshape(-1, 3)[used], faces, uv=place / torch.tensor([W, H]), texture=maps.picture(view))

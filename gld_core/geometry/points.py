@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cameras import Cameras
-from .depth_maps import DepthMaps, Progress, unit, unproject
+from .depth_maps import PosedDepth, Progress, unit, unproject
 
 # Voxel coordinates have this many bits per axis; what lies further out is moved to the border.
 BITS = 21
@@ -107,7 +106,7 @@ class VoxelMeans:
         return anchor + np.add.reduceat(offset, first) / total[:, None], total
 
 
-def pixel_footprint(maps: DepthMaps) -> float:
+def pixel_footprint(maps: PosedDepth) -> float:
     """Median distance in the world between neighbouring pixels on surfaces that face the camera."""
     sizes = (1 / (maps.inverse[:, ::8, ::8] * maps.focal[:, None, None])).flatten()
     sizes = sizes[torch.isfinite(sizes)]
@@ -115,13 +114,7 @@ def pixel_footprint(maps: DepthMaps) -> float:
 
 
 def fuse_points(
-    depth: Tensor,
-    images: Tensor,
-    cameras: Cameras,
-    keep: Tensor,
-    maximum: int = 500_000,
-    voxel: float | None = None,
-    progress: Progress | None = None,
+    maps: PosedDepth, maximum: int = 500_000, voxel: float | None = None, progress: Progress | None = None
 ) -> PointCloud:
     """One cloud of all views, at most `maximum` points.
 
@@ -129,12 +122,11 @@ def fuse_points(
     between neighbouring pixels. While there are more than `maximum` points the voxel grows, so that what is left is
     spread evenly over space.
     """
-    maps = DepthMaps(depth, keep, cameras)
     cloud = VoxelMeans(maps.eyes.double().mean(0).numpy(), voxel or pixel_footprint(maps), maximum)
     for view in range(len(maps)):
         xyz, normals, _ = maps.surface(view)
         seen = torch.isfinite(xyz[..., 0])
-        rgb = images[view].detach().float().cpu().permute(1, 2, 0).nan_to_num(0).clamp(0, 1)
+        rgb = maps.picture(view).permute(1, 2, 0)
         cloud.add(torch.cat([xyz, rgb, normals], dim=-1)[seen].numpy())
         if progress is not None:
             progress(view + 1, len(maps))

@@ -18,7 +18,7 @@ from gld_core.cameras import Cameras
 from gld_core.export import gltf
 from gld_core.export.gltf import gltf_transform
 from gld_core.geometry import depth_maps, mesh
-from gld_core.geometry.depth_maps import confidence_threshold
+from gld_core.geometry.depth_maps import PosedDepth, confidence_threshold
 from gld_core.geometry.points import PointCloud, even_subset, fuse_points, point_cloud
 from gld_core.synthetic.render import render_scene
 
@@ -32,19 +32,20 @@ def job(name: str, folder: Path) -> None:
     start = time.perf_counter()
     threshold = confidence_threshold(confidence)
     keep = depth_maps.usable(depth, confidence, threshold)
-    parts: list = []
+    maps, parts = PosedDepth(depth, cameras, keep, images), []
     if name == "released cloud":
         xyz, rgb = point_cloud(depth, confidence, images, cameras.K, cameras.c2w, threshold)
         chosen = even_subset(xyz, 500_000)
         parts = [PointCloud(xyz[chosen], rgb[chosen])]
     if name.startswith("agreement"):
-        keep &= depth_maps.agreement(depth, keep, cameras).confirmed >= 2
+        keep &= depth_maps.agreement(maps).confirmed >= 2
+        maps = PosedDepth(depth, cameras, keep, images)
     if name.endswith("cloud") and not parts:
-        parts = [fuse_points(depth, images, cameras, keep)]
+        parts = [fuse_points(maps)]
     if name == "mesh":
-        parts = [mesh.fuse_mesh(depth, images, cameras, keep)]
+        parts = [mesh.fuse_mesh(maps)]
     if name == "textured mesh":
-        parts = list(mesh.view_meshes(depth, images, cameras, keep))
+        parts = list(mesh.view_meshes(maps))
     written = 0
     if parts:
         xyz = torch.cat([part.xyz for part in parts])

@@ -8,6 +8,7 @@ from gld_core.cameras.motions import join, targets
 from gld_core.export.camera_plan import UNSEEN_COLOR, frusta, plan
 from gld_core.export.gltf import SOURCE_COLOR, TARGET_COLOR
 from gld_core.geometry.coverage import coverage
+from gld_core.geometry.depth_maps import PosedDepth
 from gld_core.synthetic.render import render_scene
 
 HEIGHT, WIDTH = 70, 98
@@ -21,11 +22,12 @@ def camera(position=(0.0, 0, 0), K=K) -> Cameras:
 
 
 WALL = torch.full((1, HEIGHT, WIDTH), 3.0)
+WALL_MAPS = PosedDepth(WALL, camera())
 
 
 def test_a_source_covers_itself_and_what_it_sees_of_a_wall_after_a_step_aside():
-    assert coverage(camera(), WALL, camera())[0].mean() == 1
-    mask = coverage(camera(), WALL, camera((0.98, 0, 0)))[0]
+    assert coverage(WALL_MAPS, camera())[0].mean() == 1
+    mask = coverage(WALL_MAPS, camera((0.98, 0, 0)))[0]
     # The wall is 3 away and 4.9 wide: a fifth of the view, at the right, was outside the source's.
     assert mask.shape == (HEIGHT, WIDTH) and abs(mask.mean() - 0.8) < 0.01
     assert mask[:, :76].all() and not mask[:, 80:].any()
@@ -33,15 +35,15 @@ def test_a_source_covers_itself_and_what_it_sees_of_a_wall_after_a_step_aside():
 
 @pytest.mark.parametrize("nearness", [0.3, 0.6, 0.9])
 def test_a_wall_stays_whole_from_near_by_and_with_a_longer_lens(nearness):
-    assert coverage(camera(), WALL, camera((0, 0, 3 * nearness)))[0].mean() == 1
+    assert coverage(WALL_MAPS, camera((0, 0, 3 * nearness)))[0].mean() == 1
     lens = K * torch.tensor([[1 / (1 - nearness)], [1 / (1 - nearness)], [1]])
     lens[:2, 2] = K[:2, 2]
-    assert coverage(camera(), WALL, camera(K=lens))[0].mean() == 1
+    assert coverage(WALL_MAPS, camera(K=lens))[0].mean() == 1
 
 
 def test_from_behind_a_wall_was_not_seen():
     behind = targets(camera(), "orbit", 1, 3.0, degrees=180)
-    assert coverage(camera(), WALL, behind)[0].mean() == 0
+    assert coverage(WALL_MAPS, behind)[0].mean() == 0
 
 
 def test_a_surface_seen_from_behind_hides_what_lies_further_back():
@@ -52,14 +54,14 @@ def test_a_surface_seen_from_behind_hides_what_lies_further_back():
     keep[1] = False
     keep[1, 25:45, 39:59] = True
     # The second source looks back at a card between the first one and its wall.
-    mask = coverage(sources, torch.cat([WALL, torch.ones_like(WALL)]), camera(), keep)[0]
+    mask = coverage(PosedDepth(torch.cat([WALL, torch.ones_like(WALL)]), sources, keep), camera())[0]
     assert not mask[26:44, 40:58].any() and mask[:24].all() and mask[:, 61:].all()
 
 
 def test_what_an_object_hid_from_the_source_is_not_covered_from_the_side():
     depth = WALL.clone()
     depth[:, 25:45, 39:59] = 1.0  # a card 1 away in front of the wall
-    mask = coverage(camera(), depth, camera((0.3, 0, 0)))[0]
+    mask = coverage(PosedDepth(depth, camera()), camera((0.3, 0, 0)))[0]
     # Seen from 0.3 to the right the card moves left by 18 pixels and its shadow on the wall by 6.
     row = mask[35]
     assert row[22:40].all() and not row[43:52].any() and row[55:].tolist()[:30] == [1] * 30
@@ -69,25 +71,25 @@ def test_what_an_object_hid_from_the_source_is_not_covered_from_the_side():
 def test_what_does_not_count_covers_nothing():
     keep = torch.ones_like(WALL, dtype=torch.bool)
     keep[:, :, :49] = False
-    mask = coverage(camera(), WALL, camera(), keep)[0]
+    mask = coverage(PosedDepth(WALL, camera(), keep), camera())[0]
     assert not mask[:, :48].any() and mask[:, 49:].all()
 
 
 def test_frames_along_a_walk_through_a_room_are_covered_and_frames_turned_away_are_not():
     _, depth, cameras = render_scene(3, 5, 84, 126)
-    between = coverage(cameras[[0, 4]], depth[[0, 4]], cameras[[1, 2, 3]]).mean((1, 2))
+    between = coverage(PosedDepth(depth[[0, 4]], cameras[[0, 4]]), cameras[[1, 2, 3]]).mean((1, 2))
     assert between.min() > 0.99
     turning = targets(cameras[[0, 4]], "pan", 2, 1.0, degrees=180, first_is_source=True)
-    same, away = coverage(cameras[[0, 4]], depth[[0, 4]], turning).mean((1, 2))
+    same, away = coverage(PosedDepth(depth[[0, 4]], cameras[[0, 4]]), turning).mean((1, 2))
     assert same > 0.99 and away < 0.02
 
 
 def test_progress_is_told_and_can_cancel():
     seen = []
-    coverage(camera(), WALL, join(camera(), camera()), progress=lambda done, total: seen.append((done, total)))
+    coverage(WALL_MAPS, join(camera(), camera()), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
     with pytest.raises(KeyboardInterrupt):
-        coverage(camera(), WALL, camera(), progress=lambda done, total: (_ for _ in ()).throw(KeyboardInterrupt))
+        coverage(WALL_MAPS, camera(), progress=lambda done, total: (_ for _ in ()).throw(KeyboardInterrupt))
 
 
 def marks(picture, color):

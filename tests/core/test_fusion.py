@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 import trimesh
 
 from gld_core.cameras import Cameras
-from gld_core.geometry.depth_maps import agreement, observations, usable
+from gld_core.geometry.depth_maps import PosedDepth, agreement, observations, usable
 from gld_core.geometry.mesh import fuse_mesh, surface_nets, view_meshes
 from gld_core.geometry.points import BITS, even_subset, fuse_points
 from gld_core.synthetic.render import Room, cast, render_scene
@@ -21,7 +22,11 @@ SEED, V, H, W = 3, 6, 126, 168
 @pytest.fixture(scope="module")
 def scene():
     images, depth, cameras = render_scene(SEED, V, H, W)
-    return images, depth, cameras, torch.ones_like(depth, dtype=torch.bool)
+    return PosedDepth(depth, cameras, images=images)
+
+
+def views_of(maps, views):
+    return PosedDepth(maps.depth[views], maps.cameras[views], images=maps.images[views])
 
 
 def one_camera(focal):
@@ -58,14 +63,13 @@ def distance_to(cloud, points):
 
 @pytest.mark.parametrize("fuse", [fuse_points, fuse_mesh, view_meshes])
 def test_the_fused_scene_lies_within_half_a_percent_of_the_truth_both_ways(scene, fuse):
-    images, depth, cameras, keep = scene
     size = np.linalg.norm(Room(np.random.default_rng(SEED)).size)
-    made = fuse(depth, images, cameras, keep)
+    made = fuse(scene)
     parts = list(made) if fuse is view_meshes else [made]
     xyz = torch.cat([part.xyz for part in parts])
     if fuse is not fuse_points:
         xyz = torch.cat([xyz, *(part.xyz[part.faces].mean(1) for part in parts)])
-    there, back = distance_to_room(xyz) / size, distance_to(xyz, seen_surfaces(cameras)) / size
+    there, back = distance_to_room(xyz) / size, distance_to(xyz, seen_surfaces(scene.cameras)) / size
     print(f"{fuse.__name__}: to the truth {there.mean():.4%} (99 % within {np.quantile(there, 0.99):.4%}), ", end="")
     print(f"from the truth {back.mean():.4%} (99 % within {np.quantile(back, 0.99):.4%})")
     assert there.mean() < 0.0005 and np.quantile(there, 0.99) < 0.005
@@ -73,16 +77,12 @@ def test_the_fused_scene_lies_within_half_a_percent_of_the_truth_both_ways(scene
 
 
 def test_what_views_share_is_there_once(scene):
-    images, depth, cameras, keep = (part[:1] for part in scene)
-    double = depth.repeat(2, 1, 1), images.repeat(2, 1, 1, 1), cameras[[0, 0]], keep.repeat(2, 1, 1)
+    single, double = views_of(scene, [0]), views_of(scene, [0, 0])
     for fuse in (fuse_points, fuse_mesh):
-        once = fuse(depth, images, cameras, keep, voxel=0.03)
-        twice = fuse(
-            depth.repeat(2, 1, 1), images.repeat(2, 1, 1, 1), cameras[[0, 0]], keep.repeat(2, 1, 1), voxel=0.03
-        )
+        once, twice = fuse(single, voxel=0.03), fuse(double, voxel=0.03)
         assert len(twice.xyz) == len(once.xyz)
         assert torch.allclose(twice.xyz, once.xyz, atol=1e-4)
-    meshes = list(view_meshes(*double))
+    meshes = list(view_meshes(double))
     assert len(meshes) == 1 or len(meshes[1].xyz) < 0.1 * len(meshes[0].xyz)
 
 
@@ -90,7 +90,7 @@ def test_what_views_share_is_there_once(scene):
 def test_a_mesh_is_cut_where_depth_jumps(fuse):
     depth = torch.full((1, 40, 40), 2.0)
     depth[:, 10:30, 10:30] = 1.0
-    made = fuse(depth, torch.ones(1, 3, 40, 40), one_camera(50), depth > 0)
+    made = fuse(PosedDepth(depth, one_camera(50), images=torch.ones(1, 3, 40, 40)))
     for mesh in [made] if fuse is fuse_mesh else made:
         corners = mesh.xyz[mesh.faces]
         assert len(corners) > 500
@@ -103,22 +103,22 @@ def test_a_mesh_is_cut_where_depth_jumps(fuse):
 def test_a_mesh_leaves_out_what_is_seen_at_a_glancing_angle(fuse, degrees, there):
     across = (torch.arange(40) + 0.5 - 20) / 500
     depth = (2 / (1 - np.tan(np.radians(degrees)) * across)).expand(1, 40, 40)
-    made = fuse(depth, torch.ones(1, 3, 40, 40), one_camera(500), depth > 0)
+    made = fuse(PosedDepth(depth, one_camera(500), images=torch.ones(1, 3, 40, 40)))
     faces = len(made.faces) if fuse is fuse_mesh else sum(len(mesh.faces) for mesh in made)
     assert (faces > 100) == there and (there or faces == 0)
 
 
 @pytest.mark.parametrize("fuse", [fuse_mesh, view_meshes])
 def test_triangles_and_normals_face_the_cameras(scene, fuse):
-    images, depth, cameras, keep = scene
-    made = fuse(depth[:1], images[:1], cameras[:1], keep[:1])
+    eye = scene.cameras.c2w[0, :3, 3]
+    made = fuse(views_of(scene, [0]))
     mesh = made if fuse is fuse_mesh else next(made)
     corners = mesh.xyz[mesh.faces]
     normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    toward = cameras.c2w[0, :3, 3] - corners.mean(1)
+    toward = eye - corners.mean(1)
     assert ((normals * toward).sum(1) > 0).float().mean() > 0.99
-    cloud = fuse_points(depth[:1], images[:1], cameras[:1], keep[:1])
-    assert ((cloud.normals * (cameras.c2w[0, :3, 3] - cloud.xyz)).sum(1) > 0).float().mean() > 0.99
+    cloud = fuse_points(views_of(scene, [0]))
+    assert ((cloud.normals * (eye - cloud.xyz)).sum(1) > 0).float().mean() > 0.99
 
 
 def test_surface_nets_close_a_ball_and_turn_it_outwards():
@@ -134,25 +134,23 @@ def test_surface_nets_close_a_ball_and_turn_it_outwards():
 
 
 def test_colours_come_from_the_pictures(scene):
-    images, depth, cameras, keep = scene
-    flat = torch.tensor([0.2, 0.4, 0.8])[None, :, None, None].expand_as(images)
+    flat = torch.tensor([0.2, 0.4, 0.8])[None, :, None, None].expand_as(scene.images)
     for fuse in (fuse_points, fuse_mesh):
-        assert (fuse(depth, flat, cameras, keep).rgb == torch.tensor([51, 102, 204])).all()
-    mesh = next(view_meshes(depth, images, cameras, keep))
-    look = observations(depth[:1], keep[:1], cameras[:1], mesh.xyz)[0]
+        assert (fuse(replace(scene, images=flat)).rgb == torch.tensor([51, 102, 204])).all()
+    mesh = next(view_meshes(scene))
+    look = observations(views_of(scene, [0]), mesh.xyz)[0]
     assert torch.allclose(mesh.uv[look[0]].double() * torch.tensor([W, H]), look[1], atol=0.01)
-    assert torch.equal(mesh.texture, images[0])
+    assert torch.equal(mesh.texture, scene.images[0])
 
 
 def test_exact_views_agree_and_a_wrong_one_is_caught(scene):
-    _, depth, cameras, keep = scene
-    exact = agreement(depth, keep, cameras)
+    exact = agreement(scene)
     assert (exact.denied > 0).float().mean() < 0.001
     assert exact.confirmed.float().mean() > 0.7 * (V - 1)
     for scale in (0.8, 1.25):
-        wrong = depth.clone()
+        wrong = scene.depth.clone()
         wrong[2] *= scale
-        found = agreement(wrong, keep, cameras)
+        found = agreement(replace(scene, depth=wrong))
         share = found.consistency.mean(dim=(1, 2))
         assert share.argmin() == 2 and share[2] < 0.5 and share[[0, 1, 3, 4, 5]].min() > 0.75
         kept = (found.confirmed >= 2).float().mean(dim=(1, 2))
@@ -160,69 +158,67 @@ def test_exact_views_agree_and_a_wrong_one_is_caught(scene):
 
 
 def test_points_that_no_other_view_can_judge_are_consistent_but_not_confirmed(scene):
-    _, depth, cameras, keep = (part[:1] for part in scene)
-    alone = agreement(depth, keep, cameras)
+    alone = agreement(views_of(scene, [0]))
     assert (alone.consistency == 1).all() and (alone.confirmed == 0).all()
 
 
 def test_points_above_the_maximum_are_thinned_evenly_over_space(scene):
-    images, depth, cameras, keep = scene
     for maximum in (20_000, 3_000):
-        cloud = fuse_points(depth, images, cameras, keep, maximum)
+        cloud = fuse_points(scene, maximum)
         assert 0.8 * maximum < len(cloud.xyz) <= maximum
         alone = torch.cdist(cloud.xyz[:3000], cloud.xyz).topk(2, largest=False).values[:, 1]
         assert alone.std() / alone.mean() < 0.6
-    every = fuse_points(depth, images, cameras, keep).xyz
+    every = fuse_points(scene).xyz
     chosen = even_subset(every, 3_000)
     assert 0.8 * 3_000 < len(chosen) <= 3_000 and (chosen.diff() > 0).all()
 
 
 def test_a_mesh_has_about_as_many_vertices_as_allowed(scene):
-    images, depth, cameras, keep = scene
-    assert 3_000 < len(fuse_mesh(depth, images, cameras, keep, 6_000).xyz) < 9_000
-    assert sum(len(mesh.xyz) for mesh in view_meshes(depth, images, cameras, keep, 6_000)) < 9_000
+    assert 3_000 < len(fuse_mesh(scene, 6_000).xyz) < 9_000
+    assert sum(len(mesh.xyz) for mesh in view_meshes(scene, 6_000)) < 9_000
 
 
 def test_what_is_not_finite_reaches_nothing(scene):
-    images, depth, cameras, _ = scene
-    depth, images = depth.clone(), images.clone()
+    depth, images = scene.depth.clone(), scene.images.clone()
     bad = torch.tensor([torch.nan, torch.inf, -torch.inf, -1.0, 0.0, 3e38, 1e30, 1e-42])
     depth.view(-1)[::7] = bad.repeat(depth.numel() // 7 // 8 + 1)[: len(depth.view(-1)[::7])]
     images.view(-1)[::11] = torch.nan
     keep = usable(depth, torch.ones_like(depth), 0.0)
-    found = agreement(depth, keep, cameras)
+    maps = PosedDepth(depth, scene.cameras, keep, images)
+    found = agreement(maps)
     assert torch.isfinite(found.consistency).all() and (found.confirmed[~keep] == 0).all()
-    cloud = fuse_points(depth, images, cameras, keep)
-    meshes = [fuse_mesh(depth, images, cameras, keep), *view_meshes(depth, images, cameras, keep)]
+    cloud = fuse_points(maps)
+    meshes = [fuse_mesh(maps), *view_meshes(maps)]
     for values in (cloud.xyz, cloud.normals, *(mesh.xyz for mesh in meshes), *(mesh.normals() for mesh in meshes)):
         assert len(values) and torch.isfinite(values).all()
-    for _, pixels in observations(depth, keep, cameras, cloud.xyz):
+    for _, pixels in observations(maps, cloud.xyz):
         assert torch.isfinite(pixels).all()
 
 
 def test_nothing_kept_gives_nothing(scene):
-    images, depth, cameras, keep = scene
-    assert not len(fuse_points(depth, images, cameras, ~keep).xyz)
-    assert not len(fuse_mesh(depth, images, cameras, ~keep).faces)
-    assert not list(view_meshes(depth, images, cameras, ~keep))
+    nothing = replace(scene, keep=torch.zeros_like(scene.depth, dtype=torch.bool))
+    assert not len(fuse_points(nothing).xyz)
+    assert not len(fuse_mesh(nothing).faces)
+    assert not list(view_meshes(nothing))
 
 
 def test_cameras_that_cannot_be_used_are_named(scene):
-    images, depth, cameras, keep = scene
+    cameras = scene.cameras
     K = cameras.K.clone()
     K[1, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="view 1 is not finite"):
-        fuse_points(depth, images, Cameras(cameras.c2w, K, H, W), keep)
+        replace(scene, cameras=Cameras(cameras.c2w, K, H, W))
     with pytest.raises(ValueError, match="same views in the same size"):
-        fuse_points(depth[:2], images[:2], cameras, keep[:2])
+        replace(scene, depth=scene.depth[:2])
+    with pytest.raises(ValueError, match="no pictures"):
+        fuse_points(replace(scene, images=None))
 
 
 def jobs(scene, progress):
-    images, depth, cameras, keep = scene
-    yield lambda: agreement(depth, keep, cameras, progress=progress)
+    yield lambda: agreement(scene, progress=progress)
     for fuse in (fuse_points, fuse_mesh):
-        yield lambda fuse=fuse: fuse(depth, images, cameras, keep, progress=progress)
-    yield lambda: list(view_meshes(depth, images, cameras, keep, progress=progress))
+        yield lambda fuse=fuse: fuse(scene, progress=progress)
+    yield lambda: list(view_meshes(scene, progress=progress))
 
 
 def test_progress_ends_at_its_total_and_an_exception_in_it_cancels(scene):
@@ -245,6 +241,7 @@ def test_progress_ends_at_its_total_and_an_exception_in_it_cancels(scene):
 MEMORY = """
 import sys, torch
 from pathlib import Path
+from gld_core.geometry.depth_maps import PosedDepth
 from gld_core.geometry.mesh import fuse_mesh
 from gld_core.geometry.points import fuse_points
 from gld_core.cameras import Cameras
@@ -254,13 +251,13 @@ depth = (3 + 0.2 * torch.sin(x / 9) * torch.cos(y / 7)).expand(views, side, side
 c2w = torch.eye(4).repeat(views, 1, 1)
 c2w[:, 0, 3] = torch.arange(views) * 3.0
 K = torch.tensor([[200.0, 0, side / 2], [0, 200, side / 2], [0, 0, 1]]).expand(views, 3, 3)
-cameras, images, keep = Cameras(c2w, K, side, side), torch.rand(views, 3, 4, 4), depth > 0
-images = torch.nn.functional.interpolate(images, (side, side))
+images = torch.nn.functional.interpolate(torch.rand(views, 3, 4, 4), (side, side))
+maps = PosedDepth(depth, Cameras(c2w, K, side, side), images=images)
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 before = peak()
 for fuse in (fuse_points, fuse_mesh):
-    fuse(depth, images, cameras, keep, 20_000)
+    fuse(maps, 20_000)
 print(peak() - before)
 """
 

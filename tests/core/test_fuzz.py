@@ -22,6 +22,7 @@ from gld_core.cameras import Cameras, motions
 from gld_core.cameras.conventions import check_scene
 from gld_core.conditioning import camera_map, conditions
 from gld_core.export.datasets import write_nerfstudio_dataset
+from gld_core.geometry.depth_maps import PosedDepth
 from gld_core.geometry.points import PointCloud
 from gld_core.io import cameras, colmap, comfyui
 from gld_core.io.nerfstudio import write_transforms
@@ -369,7 +370,7 @@ def test_view_names_stay_in_their_folder(room, tmp_path, name):
     with pytest.raises(ValueError, match="is no plain file name"):
         write_scene(folder, images[:1], cameras[0], [name])
     with pytest.raises(ValueError, match="is no plain file name"):
-        write_nerfstudio_dataset(folder, ["0", "1", "2", name], images, depth, cameras, cloud)
+        write_nerfstudio_dataset(folder, ["0", "1", "2", name], PosedDepth(depth, cameras, images=images), cloud)
     assert not list(tmp_path.iterdir())
 
 

@@ -13,6 +13,7 @@ import trimesh
 
 from gld_core.cameras import Cameras
 from gld_core.export.gltf import camera_frusta, glb_bytes, gltf_transform, scene_diagonal, write_glb
+from gld_core.geometry.depth_maps import PosedDepth
 from gld_core.geometry.mesh import Mesh, fuse_mesh, view_meshes
 from gld_core.geometry.points import PointCloud, fuse_points
 from gld_core.synthetic.render import render_scene
@@ -48,10 +49,10 @@ def validate():
 @pytest.fixture(scope="module")
 def scene():
     images, depth, cameras = render_scene(3, 3, 84, 112)
-    keep = torch.ones_like(depth, dtype=torch.bool)
-    cloud = fuse_points(depth, images, cameras, keep, 10_000)
-    mesh = fuse_mesh(depth, images, cameras, keep, 10_000)
-    return cameras, cloud, mesh, list(view_meshes(depth, images, cameras, keep, 10_000))
+    maps = PosedDepth(depth, cameras, images=images)
+    cloud = fuse_points(maps, 10_000)
+    mesh = fuse_mesh(maps, 10_000)
+    return cameras, cloud, mesh, list(view_meshes(maps, 10_000))
 
 
 def document(glb):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from gld_core.cameras import Cameras, motions
 from gld_core.geometry import coverage
-from gld_core.geometry.depth_maps import usable
+from gld_core.geometry.depth_maps import PosedDepth, usable
 from gld_core.io.cameras import read_cameras
 from gld_core.io.images import fit, write_png
 from gld_core.io.matrices import parse_matrices
@@ -447,7 +447,7 @@ def test_the_preview_shows_what_no_source_has_seen(server, estimate, core, photo
     geometry = core.codec.estimate(torch.stack([fit(image, middle, 56, 84)[0] for image in photographs]))
     cameras = read_cameras(result.history["outputs"]["path"]["text"][0])[0]
     keep = usable(geometry.depth, geometry.depth_conf, 1.0)
-    meant = coverage.coverage(cameras[:2], geometry.depth, cameras[2:], keep).numpy()
+    meant = coverage.coverage(PosedDepth(geometry.depth, cameras[:2], keep), cameras[2:]).numpy()
     assert (np.abs(masks - meant) < 0.01).mean() > 0.999
     shares = [f"view {2 + view}: {mask.mean():.0%}" for view, mask in enumerate(masks)]
     assert result.history["outputs"]["report"]["text"][0].splitlines()[1:] == shares

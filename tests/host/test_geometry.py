@@ -10,7 +10,7 @@ import trimesh
 from PIL import Image
 
 from gld_core.export.gltf import SOURCE_COLOR, TARGET_COLOR, linear_colors
-from gld_core.geometry.depth_maps import agreement
+from gld_core.geometry.depth_maps import PosedDepth, agreement
 from gld_core.geometry.points import point_cloud
 from gld_core.synthetic.render import render_scene
 
@@ -205,7 +205,7 @@ def test_fewer_points_cover_the_same_space(server, room, only, kind):
 
 def test_confirmed_by_keeps_what_that_many_other_views_see(server, room, only, truth):
     _, depth, cameras = truth
-    confirmed = agreement(depth, torch.ones_like(depth, dtype=torch.bool), cameras).confirmed
+    confirmed = agreement(PosedDepth(depth, cameras)).confirmed
     for least in (1, 3):
         result = server.run(only(room(confirmed_by=least), "save glb"))
         _, (xyz, _) = glb_arrays(result.files("save glb", "3d")[0])

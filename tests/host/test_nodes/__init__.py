@@ -113,7 +113,7 @@ class TestRoom(io.ComfyNode):
     @classmethod
     def execute(cls, seed, views, height, width, sources, broken):
         plugin = next(name for name in sys.modules if name.endswith(".gld_core"))
-        render = importlib.import_module(f"{plugin}.render")
+        render = importlib.import_module(f"{plugin}.synthetic.render")
         images, depth, cameras = render.render_scene(seed, views, height, width, samples=1)
         confidence = torch.full_like(depth, 2.0)
         if broken:
