@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from .conventions import Cameras
-from .rotations import quaternion_to_rotation, rotation_to_quaternion
 
 EASES: dict[str, Callable[[float], float]] = {
     "none": lambda t: t,
@@ -86,12 +86,9 @@ def scene_centre(sources: Cameras, depth: float, base: int = 0) -> Tensor:
 
 
 def rotation(axis: Tensor, degrees: float) -> Tensor:
-    """(4, 4) float64: right-handed turn about an axis (3,) of length 1 through the origin (Rodrigues' formula)."""
-    angle = math.radians(degrees)
-    x, y, z = axis.tolist()
-    cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+    """(4, 4) float64: right-handed turn about an axis (3,) of length 1 through the origin."""
     out = torch.eye(4, dtype=torch.float64)
-    out[:3, :3] += math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross
+    out[:3, :3] = torch.from_numpy(Rotation.from_rotvec(degrees * axis.numpy(), degrees=True).as_matrix())
     return out
 
 
@@ -232,22 +229,15 @@ MOTIONS = {
 }
 
 
-def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
-    """Unit quaternions (4,) on the shorter great circle, u = 0 at a, 1 at b, beyond for other u.
+def slerp(a: Rotation, b: Rotation, u: float) -> Rotation:
+    """On the shortest way from a (u = 0) to b (u = 1), and beyond them for other u.
 
     Shoemake, Animating rotation with quaternion curves, 1985.
     """
-    cosine = (a * b).sum()
-    b, cosine = (-b, -cosine) if cosine < 0 else (b, cosine)
-    angle = math.acos(min(1.0, cosine.item()))
-    if angle < 1e-6:
-        mixed = a + u * (b - a)
-    else:
-        mixed = (math.sin((1 - u) * angle) * a + math.sin(u * angle) * b) / math.sin(angle)
-    return mixed / mixed.norm()
+    return a * (a.inv() * b) ** u
 
 
-def catmull_rom(keys: list[Tensor], knots: list[float], t: float, mix: Callable[[Tensor, Tensor, float], Tensor]):
+def catmull_rom(keys: list, knots: list[float], t: float, mix: Callable):
     """Four keys at four knots -> the curve at t, between the second and the third knot.
 
     Barry and Goldman, A recursive evaluation algorithm for a class of Catmull-Rom splines, 1988; with slerp for `mix`
@@ -266,10 +256,10 @@ def through(keys: Cameras, times: list[float], depth: float, loop: bool = False)
     order = [*range(len(keys)), 0] if loop else [*range(len(keys))]
     K = keys.K.double()[order]
     position = list(keys.c2w[:, :3, 3].double()[order])
-    turn = list(rotation_to_quaternion(keys.c2w[:, :3, :3].double()[order]))
+    turn = list(Rotation.from_matrix(keys.c2w[:, :3, :3].double()[order].numpy()))
 
-    def distance(p: Tensor, q: Tensor, p2: Tensor, q2: Tensor) -> float:
-        return (p2 - p).norm().item() / depth + 2 * math.acos(min(1.0, (q * q2).sum().abs().item()))
+    def distance(p: Tensor, q: Rotation, p2: Tensor, q2: Rotation) -> float:
+        return (p2 - p).norm().item() / depth + float((q.inv() * q2).magnitude())
 
     lengths = [distance(*pair) for pair in zip(position, turn, position[1:], turn[1:], strict=False)]
     steps = [max(length**0.5, 1e-4) for length in lengths]
@@ -284,7 +274,7 @@ def through(keys: Cameras, times: list[float], depth: float, loop: bool = False)
         turn = [slerp(turn[0], turn[1], -1.0), *turn, slerp(turn[-1], turn[-2], -1.0)]
     knots = np.concatenate([[0.0], np.cumsum(steps)])
 
-    def at(knot: float) -> tuple[Tensor, Tensor, int]:
+    def at(knot: float) -> tuple[Tensor, Rotation, int]:
         i = int(np.clip(np.searchsorted(knots, knot, side="right") - 2, 0, len(knots) - 4))
         four = slice(i, i + 4)
         local = list(knots[four])
@@ -297,7 +287,7 @@ def through(keys: Cameras, times: list[float], depth: float, loop: bool = False)
     for knot in np.interp(np.asarray(times) * travelled[-1], travelled, fine):
         p, q, i = at(knot)
         pose = translation(p)
-        pose[:3, :3] = quaternion_to_rotation(q)
+        pose[:3, :3] = torch.from_numpy(q.as_matrix())
         c2w.append(pose)
         intrinsics.append(lerp(K[i], K[i + 1], float((knot - knots[i + 1]) / (knots[i + 2] - knots[i + 1]))))
     return Cameras(torch.stack(c2w), torch.stack(intrinsics), keys.height, keys.width)
