@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..cameras.conventions import OPENGL
 from ..geometry.mesh import Mesh
 from ..geometry.points import PointCloud
 from ..io.files import atomic
@@ -25,8 +26,7 @@ def gltf_transform(xyz: Tensor, w2c: Tensor) -> Tensor:
 
     xyz (P, 3); w2c (4, 4) of the first view.
     """
-    flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
-    out = flip @ w2c.double()
+    out = OPENGL @ w2c.double()
     if len(xyz):
         points = xyz.double() @ out[:3, :3].T + out[:3, 3]
         out[:3, 3] -= torch.from_numpy(np.median(points.numpy(), axis=0))

@@ -26,13 +26,15 @@ def write_transforms(
     second and third column negated; the world is left as it is. fl_x, fl_y, cx, cy, w, h are per frame, in pixels.
     `files` gives each frame's own entries (file_path, depth_file_path, ...); `extra` goes to the top level.
     """
-    opengl = cameras.c2w.double().cpu() * torch.tensor([1.0, -1, -1, 1])
+    opengl = cameras.c2w.double() @ OPENGL
     frames = []
     for c2w, K, names in zip(opengl.tolist(), cameras.K.double().tolist(), files, strict=True):
         intrinsics = {"fl_x": K[0][0], "fl_y": K[1][1], "cx": K[0][2], "cy": K[1][2]}
         frames.append({**names, **intrinsics, "w": cameras.width, "h": cameras.height, "transform_matrix": c2w})
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps({"camera_model": "PINHOLE", **extra, "frames": frames}, indent=2) + "\n")
+        temporary.write_text(
+            json.dumps({"camera_model": "PINHOLE", **extra, "frames": frames}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 def read_transforms(path: str | Path, ignore_distortion: bool = False) -> tuple[Cameras, list[str]]:
