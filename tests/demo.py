@@ -49,7 +49,7 @@ def start_server() -> Server:
     plugin = BASE / "custom_nodes" / "gld"
     if not plugin.exists():
         link(plugin, ROOT)
-    (BASE / "user/default/comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}')
+    (BASE / "user/default/comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}', encoding="utf-8")
     # With --open the loaders' downloads may be switched on.
     return Server(BASE, *device_flags(), "--output-directory", str(OUT), HF_HUB_OFFLINE="0")
 
@@ -111,7 +111,7 @@ def collect(files: dict[str, list[Path]], prompt: dict) -> None:
 
 
 def run(server: Server, began: float) -> None:
-    prompt = json.loads((ROOT / "workflows" / "api" / f"{WORKFLOW}.json").read_text())
+    prompt = json.loads((ROOT / "workflows" / "api" / f"{WORKFLOW}.json").read_text(encoding="utf-8"))
     say(f"running the workflow {WORKFLOW}")
     prompt_id = server.queue(prompt)
     follow(server, prompt, prompt_id)

@@ -50,13 +50,13 @@ def workflows(server: Server, names: list[str]) -> None:
         for name in names:
             prompt = load(page, name)
             path = WORKFLOWS / f"{name}.json"
-            kept = json.loads(path.read_text())
+            kept = json.loads(path.read_text(encoding="utf-8"))
             made = {node["id"]: node for node in page.evaluate("app.graph.serialize()")["nodes"]}
             for node in kept["nodes"]:
                 new = made[node["id"]]
                 node |= {part: new[part] for part in ("widgets_values", "inputs", "outputs") if part in new}
-            path.write_text(json.dumps(kept, indent=1) + "\n")
-            (WORKFLOWS / "api" / f"{name}.json").write_text(json.dumps(prompt, indent=1) + "\n")
+            path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            (WORKFLOWS / "api" / f"{name}.json").write_text(json.dumps(prompt, indent=1) + "\n", encoding="utf-8")
             print(path)
 
 
@@ -81,7 +81,9 @@ def pictures(server: Server, names: list[str]) -> None:
 
 def english(server: Server) -> None:
     nodes = {name: info for name, info in server.get("/object_info").items() if name.startswith("GLD")}
-    ENGLISH.write_text(json.dumps(english_texts(nodes), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    ENGLISH.write_text(
+        json.dumps(english_texts(nodes), indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     print(ENGLISH)
 
 

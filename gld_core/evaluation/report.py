@@ -91,6 +91,6 @@ def write_results(
     notes = "\n".join(f"- {name}: {value}" for name, value in settings.items())
     text = f"Mean of {len(scenes)} scenes of {planned}:\n\n{table(list(mean.items()))}\n\n{notes}\n\n{table(each)}\n"
     with atomic(out / "results.json") as temporary:
-        temporary.write_text(to_json(content) + "\n")
+        temporary.write_text(to_json(content) + "\n", encoding="utf-8")
     with atomic(out / "results.md") as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")

@@ -54,7 +54,7 @@ def job(name: str, folder: Path) -> None:
         written = (folder / f"{name}.glb").stat().st_size
     seconds = time.perf_counter() - start
     # Not getrusage, which starts at the parent's peak.
-    peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20
+    peak = int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 2**20
     points, faces = sum(len(part.xyz) for part in parts), sum(len(getattr(part, "faces", ())) for part in parts)
     print(f"| {name} | {seconds:.1f} s | {peak:.2f} GiB | {points} | {faces} | {written / 2**20:.1f} MiB |", flush=True)
 

@@ -20,7 +20,7 @@ from gld_core.synthetic.random_models import dit_shapes, random_weights  # noqa:
 
 def resident():
     """Largest resident size of this process so far, in bytes, mapped files included (Linux)."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 

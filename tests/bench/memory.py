@@ -31,7 +31,7 @@ CHANNELS, VIEWS = 1536, 8
 
 def resident(name):
     """Bytes. VmHWM: the most so far, mapped files included; RssAnon: now, without what the system can drop."""
-    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[1]) * 1024
 
 
 def write(folder):

@@ -35,7 +35,9 @@ def newest_page(newest_server, open_page):
 def load(page, name: str) -> dict:
     """Load a shipped workflow; the API form that the page makes of it."""
     page.evaluate("app.graph.clear()")
-    page.evaluate("data => app.loadGraphData(data)", json.loads((WORKFLOWS / f"{name}.json").read_text()))
+    page.evaluate(
+        "data => app.loadGraphData(data)", json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    )
     page.wait_for_timeout(1000)
     return page.evaluate("async () => (await app.graphToPrompt()).output")
 
@@ -46,7 +48,7 @@ def test_a_workflow_opens_and_is_its_api_form(request, frontend, name):
     page, errors = request.getfixturevalue(frontend), []
     page.on("pageerror", lambda error: errors.append(error))
     made = load(page, name)
-    assert made == json.loads((WORKFLOWS / "api" / f"{name}.json").read_text())
+    assert made == json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
     missing = page.evaluate("app.graph.nodes.filter(n => !LiteGraph.registered_node_types[n.type]).map(n => n.type)")
     assert missing == [] and errors == []
     assert page.locator(".p-toast-message-error, .p-toast-message-warn, [role=dialog]").count() == 0

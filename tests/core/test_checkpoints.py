@@ -124,7 +124,7 @@ def test_cameras_and_time_stay_float32_in_half_precision(random_models):
 def test_weights_of_the_wanted_type_are_mapped_not_copied(models):
     rewrite(models / LEVEL1, lambda c: {"ema": {k: v.float() for k, v in c["ema"].items()}})
     weight = gld_core.load(models).diffusion[1].blocks[0].attn.qkv.weight
-    with open("/proc/self/maps") as maps:
+    with open("/proc/self/maps", encoding="utf-8") as maps:
         ranges = [line.split()[0].split("-") for line in maps if line.rstrip().endswith("da3_level1.pt")]
     assert any(int(low, 16) <= weight.data_ptr() < int(high, 16) for low, high in ranges)
 
@@ -230,7 +230,7 @@ def test_damage_is_named_with_file_key_and_cure(models, damage):
 
 
 def test_networks_have_the_released_names_and_shapes(shared):
-    manifest = json.loads((shared / "spec" / "manifest.json").read_text())
+    manifest = json.loads((shared / "spec" / "manifest.json").read_text(encoding="utf-8"))
 
     def meta(file, *prefixes):
         tensors = {name: torch.empty(shape, device="meta") for name, shape in manifest[file].items()}

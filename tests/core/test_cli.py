@@ -51,7 +51,7 @@ def test_a_released_scene_becomes_views_depth_cameras_and_points(shared, tmp_pat
     stems = sorted(path.stem for path in (shared / "scenes" / name).glob("*.npz"))
     assert sorted(path.stem for path in (out / "sources").iterdir()) == [stems[0], stems[7]]
     assert sorted(path.stem for path in (out / "targets").iterdir()) == stems[1:7]
-    transforms = json.loads((out / "transforms.json").read_text())
+    transforms = json.loads((out / "transforms.json").read_text(encoding="utf-8"))
     assert [Path(frame["file_path"]).stem for frame in transforms["frames"]] == [stems[0], stems[7], *stems[1:7]]
     for frame in transforms["frames"]:
         assert pixels(out / frame["file_path"]).shape == (frame["h"], frame["w"], 3) == (42, 84, 3)
@@ -80,7 +80,7 @@ def test_sources_targets_and_settings_are_the_users(scene, models, tmp_path):
         return pixels(tmp_path / name / "targets" / "frame_00003.png")
 
     first = run("first")
-    frames = json.loads((tmp_path / "first" / "transforms.json").read_text())["frames"]
+    frames = json.loads((tmp_path / "first" / "transforms.json").read_text(encoding="utf-8"))["frames"]
     assert [Path(frame["file_path"]).stem for frame in frames] == ["frame_00004", "frame_00001", "frame_00003"]
     assert np.array_equal(first, run("again"))
     for option in (["--seed", "1"], ["--steps", "3"], ["--cfg", "3"], ["--shift", "2"], ["--no-cascade"]):
@@ -119,7 +119,7 @@ def test_converted_models_are_smaller_and_give_the_same_views(scene, models, tmp
 
 
 def test_the_random_bundle_has_the_names_and_ranks_of_the_released_files(shared, models):
-    manifest = json.loads((shared / "spec" / "manifest.json").read_text())
+    manifest = json.loads((shared / "spec" / "manifest.json").read_text(encoding="utf-8"))
 
     def names(shapes):
         return {(re.sub(r"(blocks|layers)\.\d+\.", r"\1.N.", name), len(shape)) for name, shape in shapes.items()}
@@ -154,20 +154,22 @@ def test_the_random_bundle_has_the_names_and_ranks_of_the_released_files(shared,
 def test_a_mistake_is_one_sentence_and_writes_nothing(scene, models, tmp_path, monkeypatch, capsys, change, message):
     monkeypatch.chdir(tmp_path)
     Path("full").mkdir()
-    Path("full/file").write_text("mine")
+    Path("full/file").write_text("mine", encoding="utf-8")
     options = {"scene": str(scene), "--models": str(models), "--out": "out", "--size": "70", "--device": "cpu"} | change
     assert main(["views", options.pop("scene"), *[word for pair in options.items() for word in pair]]) == 2
     *_, last = lines = capsys.readouterr().err.splitlines()
     assert last.startswith("error: ") and message in last and not any("Traceback" in line for line in lines)
-    assert [path.name for path in tmp_path.rglob("*")] == ["full", "file"] and Path("full/file").read_text() == "mine"
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "file"] and Path("full/file").read_text(
+        encoding="utf-8"
+    ) == "mine"
 
 
 def test_overwriting_has_to_be_asked_for(scene, models, tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     common = ["views", str(scene), "--models", str(models), "--out", str(tmp_path), "--size", "70", "--steps", "1"]
     assert main([*common, "--device", "cpu", "--no-cascade"]) == 2
     assert main([*common, "--device", "cpu", "--no-cascade", "--overwrite"]) == 0
-    assert (tmp_path / "mine.txt").read_text() == "mine" and (tmp_path / "points.ply").is_file()
+    assert (tmp_path / "mine.txt").read_text(encoding="utf-8") == "mine" and (tmp_path / "points.ply").is_file()
 
 
 def test_ctrl_c_ends_with_one_sentence_and_no_half_file(scene, models, tmp_path):

@@ -49,7 +49,7 @@ def test_colmap_reads_its_model_and_sees_the_points_where_it_says(scene, tmp_pat
 def test_nerfstudio_finds_pictures_depth_in_thousandths_and_points(scene, tmp_path):
     maps, cloud = scene
     write_nerfstudio_dataset(tmp_path / "set", NAMES, maps, cloud)
-    content = json.loads((tmp_path / "set" / "transforms.json").read_text())
+    content = json.loads((tmp_path / "set" / "transforms.json").read_text(encoding="utf-8"))
     for view, frame in enumerate(content["frames"]):
         assert (tmp_path / "set" / frame["file_path"]).is_file()
         millis = np.load(tmp_path / "set" / frame["depth_file_path"])
@@ -73,7 +73,7 @@ class Failing(PosedDepth):
 def test_a_data_set_is_whole_or_not_there_and_replaces_nothing(scene, tmp_path):
     maps, cloud = scene
     (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "mine.txt").write_text("mine")
+    (tmp_path / "set" / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(FileExistsError, match="choose another name"):
         write_nerfstudio_dataset(tmp_path / "set", NAMES, maps, cloud)
     with pytest.raises(OSError, match="no picture"):

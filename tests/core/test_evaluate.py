@@ -260,7 +260,11 @@ def evaluated(random_models, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluated")
     where = ["--models", str(random_models), "--out", str(out), "--device", "cpu"]
     assert main(["eval", "--rooms", "2", "--first-seed", "40", *where, "--steps", "1", "--window", "10"]) == 0
-    return json.loads((out / "results.json").read_text()), (out / "results.md").read_text(), out
+    return (
+        json.loads((out / "results.json").read_text(encoding="utf-8")),
+        (out / "results.md").read_text(encoding="utf-8"),
+        out,
+    )
 
 
 def test_rooms_are_measured_per_scene_and_in_the_mean(evaluated):
@@ -296,7 +300,7 @@ def test_folders_of_photographs_are_measured_without_level_0_and_with_lpips(rand
     where = ["--models", str(random_models), "--out", str(tmp_path / "out"), "--device", "cpu"]
     options = ["--size", "70", "--steps", "1", "--no-cascade", "--num-sources", "1", "--lpips", str(perceptual[0])]
     assert main(["eval", str(tmp_path / "scenes"), *where, *options]) == 0
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert list(results["scenes"]) == ["room 0", "room 1"] and list(results["mean"]) == ROWS[1:]
     assert results["scenes"]["room 0"]["sources"] == [0]
     assert set(results["mean"]["level 1"]) == set(report.COLUMNS)
@@ -306,8 +310,11 @@ def test_folders_of_photographs_are_measured_without_level_0_and_with_lpips(rand
 def test_what_is_not_finite_is_null_in_json(tmp_path):
     scene = {"rows": {"nearest source": {"psnr": float("inf"), "ssim": 1.0}}}
     report.write_results(tmp_path, {}, {"still": scene}, 1)
-    assert json.loads((tmp_path / "results.json").read_text())["mean"]["nearest source"] == {"psnr": None, "ssim": 1.0}
-    assert "| nearest source |     inf | 1.000 |" in (tmp_path / "results.md").read_text()
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["mean"]["nearest source"] == {
+        "psnr": None,
+        "ssim": 1.0,
+    }
+    assert "| nearest source |     inf | 1.000 |" in (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
 def test_an_interruption_keeps_the_scenes_that_were_done(random_models, tmp_path, monkeypatch, capsys):
@@ -321,9 +328,9 @@ def test_an_interruption_keeps_the_scenes_that_were_done(random_models, tmp_path
     monkeypatch.setattr(benchmark.Evaluation, "measure", measure)
     where = ["--models", str(random_models), "--out", str(tmp_path), "--device", "cpu", "--no-cascade"]
     assert main(["eval", "--rooms", "3", "--first-seed", "1", *where, "--steps", "1", "--window", "10"]) == 130
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert list(results["scenes"]) == ["room_000001"] and results["planned"] == 3
-    assert "Mean of 1 scenes of 3" in (tmp_path / "results.md").read_text()
+    assert "Mean of 1 scenes of 3" in (tmp_path / "results.md").read_text(encoding="utf-8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "results.md", "sheets"]
     assert "evaluation: step 1 of 6" in capsys.readouterr().err
 

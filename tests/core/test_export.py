@@ -19,12 +19,12 @@ from gld_core.io.posed_folders import write_npz
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
 def test_an_interrupted_file_leaves_the_old_one_and_nothing_else(tmp_path, stop):
-    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "a.txt").write_text("old", encoding="utf-8")
     with pytest.raises(stop), atomic(tmp_path / "a.txt") as temporary:
-        temporary.write_text("ha")
+        temporary.write_text("ha", encoding="utf-8")
         raise stop
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text() == "old"
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "old"
 
 
 def test_a_view_is_an_eight_bit_png_with_values_clamped(tmp_path):
@@ -93,7 +93,7 @@ def test_transforms_point_the_opengl_camera_backwards_along_z(tmp_path):
     K = torch.tensor([[50.0, 0, 20], [0, 60, 15], [0, 0, 1]]).expand(2, 3, 3)
     files = [{"file_path": "a.png"}, {"file_path": "b.png"}]
     write_transforms(tmp_path / "transforms.json", Cameras(c2w, K, 28, 42), files, depth_unit_scale_factor=0.5)
-    content = json.loads((tmp_path / "transforms.json").read_text())
+    content = json.loads((tmp_path / "transforms.json").read_text(encoding="utf-8"))
     frame = content["frames"][1]
     matrix = np.array(frame["transform_matrix"])
     assert np.array_equal(matrix @ [0, 0, -1, 0], [1, 0, 0, 0])

@@ -20,7 +20,7 @@ from gld_core.io.nerfstudio import read_transforms, write_transforms
 from gld_core.io.realestate10k import read_realestate10k
 
 CUBE = Path(__file__).parent / "data" / "cube"
-TRUTH = json.loads((CUBE / "cube.json").read_text())
+TRUTH = json.loads((CUBE / "cube.json").read_text(encoding="utf-8"))
 CORNERS = np.array(TRUTH["points"])
 NAMES = ["photo_1.jpg", "photo_2.jpg", "photo_3.jpg", "photo_10.jpg"]
 HEIGHT, WIDTH = 70, 98
@@ -30,13 +30,13 @@ FLIP = np.diag([1.0, -1, -1, 1])
 def cube_in_numbers():
     """(w2c 4x4, K 3x3) per name, from COLMAP's text file by plain arithmetic: columns are the rotated axes."""
     cameras, images = {}, {}
-    for line in (CUBE / "text" / "cameras.txt").read_text().splitlines():
+    for line in (CUBE / "text" / "cameras.txt").read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             number, kind, _, _, *p = line.split()
             p = [float(value) for value in p]
             fx, fy, cx, cy = p[:4] if kind in ("PINHOLE", "OPENCV") else (p[0], *p[:3])
             cameras[number] = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    for line in (CUBE / "text" / "images.txt").read_text().splitlines():
+    for line in (CUBE / "text" / "images.txt").read_text(encoding="utf-8").splitlines():
         if line.endswith(".jpg"):
             _, *values, number, name = line.split()
             w, *u = (float(value) for value in values[:4])
@@ -64,7 +64,7 @@ def reprojection_error(cameras: Cameras, names=NAMES, shown=NAMES) -> float:
 
 
 def write_json(path: Path, content) -> Path:
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
@@ -124,7 +124,7 @@ def test_realestate10k_has_intrinsics_as_shares_and_world_to_camera(tmp_path):
     for i in range(4):
         shares = K[i, 0, 0] / WIDTH, K[i, 1, 1] / HEIGHT, K[i, 0, 2] / WIDTH, K[i, 1, 2] / HEIGHT
         lines.append(" ".join(str(value) for value in (1000 * i, *shares, 0, 0, *W2C[i, :3].ravel())))
-    (tmp_path / "a.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "a.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     cameras, names = read_cameras(tmp_path / "a.txt", HEIGHT, WIDTH)
     assert names == ["0", "1000", "2000", "3000"] and reprojection_error(cameras) < 0.01
 
@@ -254,8 +254,8 @@ def test_points_written_to_a_colmap_model_are_read_back(cameras, tmp_path):
 
 
 def colmap_with(folder, camera="1 PINHOLE 98 70 80 80 49 35", image="1 1 0 0 0 0 0 0 1 a.jpg"):
-    (folder / "cameras.txt").write_text(camera + "\n")
-    (folder / "images.txt").write_text(image + "\n\n")
+    (folder / "cameras.txt").write_text(camera + "\n", encoding="utf-8")
+    (folder / "images.txt").write_text(image + "\n\n", encoding="utf-8")
     return read_colmap(folder)
 
 
@@ -319,8 +319,8 @@ def test_a_cut_binary_model_is_named(tmp_path):
 
 
 def test_distortion_can_be_ignored(tmp_path):
-    (tmp_path / "cameras.txt").write_text("1 SIMPLE_RADIAL 98 70 80 49 35 0.02\n")
-    (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a.jpg\n\n")
+    (tmp_path / "cameras.txt").write_text("1 SIMPLE_RADIAL 98 70 80 49 35 0.02\n", encoding="utf-8")
+    (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a.jpg\n\n", encoding="utf-8")
     assert read_cameras(tmp_path, ignore_distortion=True)[0].K[0, 0, 0] == 80
 
 
@@ -333,6 +333,8 @@ def test_a_skew_that_a_format_cannot_hold_is_not_dropped_silently(cameras, tmp_p
 
 
 def test_realestate10k_names_the_line_it_cannot_read(tmp_path):
-    (tmp_path / "a.txt").write_text("https://x\n1 0.5 0.5 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0\n2 0.5\n")
+    (tmp_path / "a.txt").write_text(
+        "https://x\n1 0.5 0.5 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0\n2 0.5\n", encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="line 3, is not a timestamp and 18 numbers"):
         read_realestate10k(tmp_path / "a.txt", 70, 98)

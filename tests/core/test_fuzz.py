@@ -129,11 +129,11 @@ def files(room, tmp_path_factory):
         colmap.write_colmap(folder / name, cameras, names, xyz, rgb, binary)
     write_transforms(folder / "transforms.json", cameras, [{"file_path": name} for name in names])
     matrices = {"c2w": cameras.c2w.tolist(), "K": cameras.K.tolist(), "width": 42, "height": 28, "names": names}
-    (folder / "matrices.json").write_text(json.dumps(matrices))
+    (folder / "matrices.json").write_text(json.dumps(matrices), encoding="utf-8")
     lines = ["https://example.org"]
     for view, matrix in enumerate(cameras.w2c.tolist()):
         lines.append(" ".join(map(str, [view, 1.0, 1.5, 0.5, 0.5, 0, 0, *sum(matrix[:3], [])])))
-    (folder / "realestate10k.txt").write_text("\n".join(lines))
+    (folder / "realestate10k.txt").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
 
@@ -157,9 +157,9 @@ def test_damaged_camera_files(files, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["transforms.json", "matrices.json"])
 def test_wrong_values_in_camera_files(files, tmp_path, name):
-    content = json.loads((files / name).read_text())
+    content = json.loads((files / name).read_text(encoding="utf-8"))
     for case in range(150):
-        (tmp_path / name).write_text(json.dumps(altered(random.Random(case), content)))
+        (tmp_path / name).write_text(json.dumps(altered(random.Random(case), content)), encoding="utf-8")
         found = answer(case, cameras.read_cameras, tmp_path / name)
         assert found is None or usable(found[0]), case
 
@@ -189,7 +189,7 @@ def test_wrong_tensors_in_a_da3_geometry(room):
 
 def test_nested_json_and_numbers_without_end(tmp_path):
     for text in ("[" * 100_000, '{"c2w": ' * 5000, '{"width": ' + "9" * 5000 + "}"):
-        (tmp_path / "a.json").write_text(text)
+        (tmp_path / "a.json").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=r"a\.json is not JSON .*; export it again"):
             cameras.read_cameras(tmp_path / "a.json")
 

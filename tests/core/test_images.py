@@ -43,7 +43,7 @@ def test_an_unreadable_picture_is_a_sentence(tmp_path):
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
     with pytest.raises(ValueError, match="a.png cannot be read as a picture"):
         read_image(tmp_path / "a.png")
-    (tmp_path / "b.jpg").write_text("not a picture")
+    (tmp_path / "b.jpg").write_text("not a picture", encoding="utf-8")
     with pytest.raises(ValueError, match="b.jpg cannot be read as a picture"):
         read_image(tmp_path / "b.jpg")
 

@@ -58,7 +58,7 @@ def run(stage, out, settings=SMALL, data=None, **options):
 def level1(random_models, tmp_path_factory):
     """A folder with a level-1 training of four steps."""
     out = tmp_path_factory.mktemp("level1")
-    (out / "lines").write_text("\n".join(run("level1", out, models=random_models)))
+    (out / "lines").write_text("\n".join(run("level1", out, models=random_models)), encoding="utf-8")
     return out
 
 
@@ -308,7 +308,7 @@ def test_scenes_of_every_format_are_read_and_bad_frames_counted(tmp_path):
     share = [cameras.K[0, 0, 0] / 42, cameras.K[0, 1, 1] / 28, 0.5, 0.5, 0, 0]
     lines = [" ".join(str(float(v)) for v in [*share, *pose[:3].flatten()]) for pose in cameras.w2c]
     (tmp_path / "video.txt").write_text(
-        "https://example.org\n" + "\n".join(f"{i:02} {line}" for i, line in enumerate(lines))
+        "https://example.org\n" + "\n".join(f"{i:02} {line}" for i, line in enumerate(lines)), encoding="utf-8"
     )
     (tmp_path / "empty").mkdir()
 
@@ -349,7 +349,8 @@ def test_two_processes_give_the_curve_and_weights_of_one(level1, random_models, 
         "distributed.init_process_group('gloo')\n"
         "lines = run('level1', Path(sys.argv[1]), models=Path(sys.argv[2]))\n"
         "if distributed.get_rank() == 0: (Path(sys.argv[1]) / 'lines').write_text('\\n'.join(lines))\n"
-        "distributed.destroy_process_group()\n"
+        "distributed.destroy_process_group()\n",
+        encoding="utf-8",
     )
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
@@ -360,7 +361,11 @@ def test_two_processes_give_the_curve_and_weights_of_one(level1, random_models, 
         assert (two[name] - value).norm() <= 1e-3 * (value.norm() + 1e-3), name
     start = "step 4 of 4: loss "
     one, two = (
-        float(next(line for line in (folder / "lines").read_text().splitlines() if start in line).split()[5])
+        float(
+            next(line for line in (folder / "lines").read_text(encoding="utf-8").splitlines() if start in line).split()[
+                5
+            ]
+        )
         for folder in (level1, tmp_path)
     )
     assert one == pytest.approx(two, rel=1e-3)

@@ -393,7 +393,7 @@ def test_99_evaluations_unless_said_otherwise(bundle):
 
 
 def released(shared, file):
-    manifest = json.loads((shared / "spec" / "manifest.json").read_text())
+    manifest = json.loads((shared / "spec" / "manifest.json").read_text(encoding="utf-8"))
     return {name: torch.empty(shape, device="meta") for name, shape in manifest[file].items()}
 
 

@@ -305,7 +305,7 @@ def test_files_of_other_programs(server, saved, graph, only, cube, scene):
         fx, fy, cx, cy = K[0, 0] / cube.width, K[1, 1] / cube.height, K[0, 2] / cube.width, K[1, 2] / cube.height
         numbers = [f"{float(v):.9g}" for v in (fx, fy, cx, cy)] + ["0", "0"]
         lines.append(" ".join(["1000", *numbers, *(f"{v:.9g}" for row in w2c[:3] for v in row)]))
-    (server.base / "input" / "path.txt").write_text("\n".join(lines))
+    (server.base / "input" / "path.txt").write_text("\n".join(lines), encoding="utf-8")
     prompt = {
         "binary": from_file("cube/binary"),
         "text": from_file("cube/text"),

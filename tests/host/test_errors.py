@@ -164,7 +164,7 @@ def test_a_truncated_file(server, message, graph, only):
 
 def test_a_web_page_saved_as_a_file(server, message, graph, only):
     """Nothing of PyTorch's advice to load files that may run code."""
-    (server.base / "models/gld/page.pt").write_text("<html>Not found</html>")
+    (server.base / "models/gld/page.pt").write_text("<html>Not found</html>", encoding="utf-8")
     sentence = message(only(graph(level1_model="page.pt"), "save level1"))
     assert "page.pt cannot be read" in sentence and "weights_only" not in sentence
 

@@ -210,7 +210,7 @@ def test_wires_from_other_views_sizes_and_kinds(everything, outcome):
 def test_names_that_lead_elsewhere(server, tmp_path, everything, outcome, name):
     """As a result's name, a scene, a file of cameras and a model; with a link out of each of the folders."""
     shutil.copytree(server.base / "input" / "room", tmp_path / "escaped")
-    (tmp_path / "escaped" / "cameras.json").write_text(EXAMPLE)
+    (tmp_path / "escaped" / "cameras.json").write_text(EXAMPLE, encoding="utf-8")
     links = [server.base / folder / "link" for folder in ("input", "output")]
     for link in links:
         link.symlink_to(tmp_path, target_is_directory=True)

@@ -31,9 +31,11 @@ def test_the_requirements_name_no_version():
 
 def test_the_oldest_comfyui_is_the_one_that_is_tested(server):
     """In the registry's floor, in what an older one is told, and in what the tests run on unless told otherwise."""
-    oldest = re.search(r'^OLDEST = "([\d.]+)"$', (ROOT / "nodes/__init__.py").read_text(), re.MULTILINE)[1]
+    oldest = re.search(
+        r'^OLDEST = "([\d.]+)"$', (ROOT / "nodes/__init__.py").read_text(encoding="utf-8"), re.MULTILINE
+    )[1]
     assert f'requires-comfyui = ">={oldest}"' in PROJECT
-    assert f"ComfyUI {oldest}" in (ROOT / "tests/bootstrap.py").read_text()
+    assert f"ComfyUI {oldest}" in (ROOT / "tests/bootstrap.py").read_text(encoding="utf-8")
     running = server.get("/system_stats")["system"]["comfyui_version"]
     assert [int(part) for part in running.split(".")] >= [int(part) for part in oldest.split(".")]
 

@@ -183,5 +183,5 @@ def test_statistics_come_with_the_released_checksums(shared, hub, models, bare_s
     """The pinned SHA-256 are those of the released files."""
     for path in sorted((shared / "model_stats").rglob("*.pt")):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        source = (Path(__file__).resolve().parents[2] / "nodes" / "download.py").read_text()
+        source = (Path(__file__).resolve().parents[2] / "nodes" / "download.py").read_text(encoding="utf-8")
         assert digest in source, path

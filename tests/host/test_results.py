@@ -264,7 +264,7 @@ def golden_server(shared, tmp_path_factory, start_server):
     bundles = {name: shared / "golden" / f"tiny-{name}" for name in ("da3", "vggt")}
     paths = base / "extra_model_paths.yaml"
     entries = [f"{name}:\n  base_path: {path.parent}\n  gld: {path.name}\n" for name, path in bundles.items()]
-    paths.write_text("".join(entries))
+    paths.write_text("".join(entries), encoding="utf-8")
     server = start_server(base, None, "--cpu", "--extra-model-paths-config", str(paths))
     server.bundles = bundles
     for name, bundle in bundles.items():

@@ -23,7 +23,7 @@ def quick(prompt: dict, small: bool) -> dict:
 @pytest.mark.parametrize("name", [path.stem for path in sorted(API.glob("*.json"))])
 def test_a_workflow_runs(server, name):
     # nano does not find where several photographs stand.
-    prompt = quick(json.loads((API / f"{name}.json").read_text()), small=name != "gld_walkthrough")
+    prompt = quick(json.loads((API / f"{name}.json").read_text(encoding="utf-8")), small=name != "gld_walkthrough")
     result = server.run(prompt)
     assert result.error is None
     saved = {node for node, value in prompt.items() if value["class_type"].startswith("Save")}

@@ -111,7 +111,7 @@ def test_an_input_whose_name_is_translated_says_its_own_name_too(language):
 
 def test_the_english_that_was_translated_is_the_nodes_own(english):
     """The page has no other way to know that a translation is of an older text."""
-    known = json.loads(ENGLISH.read_text())
+    known = json.loads(ENGLISH.read_text(encoding="utf-8"))
     changed = {key: english.get(key) for key in english.keys() | known.keys() if english.get(key) != known.get(key)}
     assert changed == {}, "translate these anew in locales/, then run: python tests/regenerate.py english"
 

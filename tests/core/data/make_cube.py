@@ -66,7 +66,7 @@ def main() -> None:
     for kind, write in (("text", model.write_text), ("binary", model.write_binary)):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         write(folder / kind)
-    (folder / "cube.json").write_text(json.dumps({"points": points.tolist(), "pixels": pixels}))
+    (folder / "cube.json").write_text(json.dumps({"points": points.tolist(), "pixels": pixels}), encoding="utf-8")
 
 
 if __name__ == "__main__":

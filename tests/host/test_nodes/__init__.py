@@ -83,7 +83,7 @@ class TestPeakMemory(io.ComfyNode):
     def execute(cls, after):
         if torch.cuda.is_available():
             return io.NodeOutput(ui={"bytes": [torch.cuda.max_memory_allocated()]})
-        resident = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
+        resident = Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]
         return io.NodeOutput(ui={"bytes": [int(resident) * 1024]})
 
 
