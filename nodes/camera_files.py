@@ -65,14 +65,14 @@ def size_inputs(default: int, tooltip: str) -> list:
 class GLDLoadCameras(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        camera = io.Load3DCamera.Input("camera", tooltip="From a 3D node.")
+        camera = io.Load3DCamera.Input("camera", tooltip="The camera output of a 3D node.")
         return io.Schema(
             node_id="GLDLoadCameras",
             display_name="Load GLD Cameras",
             category="GLD",
-            description="Cameras from elsewhere: nerfstudio's transforms.json, COLMAP models, RealEstate10K files, "
-            "posed scenes (.npz), matrices as JSON, ComfyUI's 3D views, Depth Anything 3. All become OpenCV "
-            "camera-to-world.",
+            description="Loads cameras of other programs: nerfstudio's transforms.json, COLMAP models, RealEstate10K "
+            "files, posed scenes (.npz), matrices as JSON, ComfyUI's 3D views, Depth Anything 3. They are converted to "
+            "OpenCV camera-to-world.",
             search_aliases=["extrinsics", "intrinsics", "nerfstudio", "colmap", "realestate10k", "import cameras"],
             inputs=[
                 io.DynamicCombo.Input(
@@ -82,13 +82,16 @@ class GLDLoadCameras(io.ComfyNode):
                             "file",
                             [
                                 io.Combo.Input(
-                                    "path", options=camera_files(), tooltip="A file or folder below ComfyUI/input."
+                                    "path", options=camera_files(), tooltip="A camera file or folder in ComfyUI/input."
                                 ),
-                                *size_inputs(0, ", where the file does not say (RealEstate10K); else 0"),
+                                *size_inputs(
+                                    0, ". It is needed only if the file does not contain it (RealEstate10K); else 0"
+                                ),
                                 io.Boolean.Input(
                                     "ignore_distortion",
                                     default=False,
-                                    tooltip="Take cameras with lens distortion as if they had none. Better: undistort.",
+                                    tooltip="If on: lens distortion is ignored. It is better to undistort the "
+                                    "photographs first.",
                                 ),
                             ],
                         ),
@@ -99,9 +102,9 @@ class GLDLoadCameras(io.ComfyNode):
                                     "text",
                                     default=EXAMPLE,
                                     multiline=True,
-                                    tooltip="c2w or w2c: list of 4x4; K: 3x3 in pixels, one or one each; "
-                                    "width, height; axes: opencv (x right, y down, z forward) or opengl (x right, "
-                                    "y up, z backward).",
+                                    tooltip="Camera matrices as JSON. c2w or w2c: a list of 4x4 matrices. K: 3x3 in "
+                                    "pixels, one for all cameras or one for each. width and height in pixels. axes: "
+                                    "opencv (x right, y down, z forward) or opengl (x right, y up, z backward).",
                                 )
                             ],
                         ),
@@ -115,19 +118,26 @@ class GLDLoadCameras(io.ComfyNode):
                                 GLDCameras.Input(
                                     "scene",
                                     optional=True,
-                                    tooltip="The cameras whose preview the 3D view shows; the result is in that world.",
+                                    tooltip="The cameras whose preview the 3D view shows. The result uses the same "
+                                    "world.",
                                 ),
                             ],
                         ),
                         io.DynamicCombo.Option(
                             "geometry",
-                            [DA3Geometry.Input("geometry", tooltip="Of a multi-view Depth Anything 3 model.")],
+                            [
+                                DA3Geometry.Input(
+                                    "geometry", tooltip="The geometry of a multi-view Depth Anything 3 model."
+                                )
+                            ],
                         ),
                     ],
-                    tooltip="Where the cameras come from.",
+                    tooltip="Type of the camera source.",
                 ),
                 io.String.Input(
-                    "views", default="", tooltip="Which of them, the sources first: '7, 0, 3-5'. Empty: all, in order."
+                    "views",
+                    default="",
+                    tooltip="View numbers of the cameras to load, sources first, such as '7, 0, 3-5'. If empty: all.",
                 ),
                 io.Int.Input(
                     "long_side",
@@ -135,16 +145,17 @@ class GLDLoadCameras(io.ComfyNode):
                     min=0,
                     max=2016,
                     step=14,
-                    tooltip=LONG_SIDE_TOOLTIP + " 0: cameras and photographs stay as they are.",
+                    tooltip=LONG_SIDE_TOOLTIP + " 0 leaves cameras and photographs unchanged.",
                 ),
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="The photographs of the first cameras, in their order; fitted together with them.",
+                    tooltip="The photographs of the first cameras, in the same order. They are resized together with "
+                    "the cameras.",
                 ),
             ],
             outputs=[
-                GLDCameras.Output(display_name="cameras", tooltip="In the order of 'views'."),
+                GLDCameras.Output(display_name="cameras", tooltip="The cameras in the order of 'views'."),
                 io.Image.Output(display_name="images", tooltip="The photographs, resized and cropped to the cameras."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -163,7 +174,7 @@ class GLDLoadCameras(io.ComfyNode):
         cameras, names = read_source(source)
         chosen = indices(views, "views") or list(range(len(cameras)))
         if max(chosen) >= len(cameras):
-            raise ValueError(f"There is no view {max(chosen)}; there are views 0 to {len(cameras) - 1}.")
+            raise ValueError(f"The input 'views' names view {max(chosen)}; there are views 0 to {len(cameras) - 1}.")
         cameras = cameras[chosen]
         check_scene(cameras, 0 if images is None else len(images))
         text = ", ".join(names[view] for view in chosen[:8]) + (", ..." if len(chosen) > 8 else "")
@@ -173,7 +184,9 @@ class GLDLoadCameras(io.ComfyNode):
         if long_side:
             cameras, images = fitted(cameras, images, long_side)
         if images is None:
-            images = ExecutionBlocker("Load GLD Cameras gives photographs only where its input 'images' has some.")
+            images = ExecutionBlocker(
+                "Load GLD Cameras has no photographs to give, because its input 'images' is not connected."
+            )
         return io.NodeOutput(cameras, images)
 
 
@@ -185,7 +198,7 @@ def read_source(source: dict) -> tuple[Cameras, list[str]]:
         return read_da3_geometry(source["geometry"])
     if source["source"] == "3D views":
         if width is None or height is None:
-            raise ValueError("A 3D view's camera is for an image of any size; give 'width' and 'height' in pixels.")
+            raise ValueError("The camera of a 3D view has no image size; set 'width' and 'height' in pixels.")
         infos, scene = list(source["cameras"].values()), source.get("scene")
         return (
             read_load3d(infos, height, width)
@@ -199,12 +212,14 @@ def scaled_to(cameras: Cameras, images: Tensor) -> Cameras:
     """Cameras of the photographs (N, H, W, 3), which may be a smaller or larger copy of what K was made for."""
     N, H, W = images.shape[:3]
     if len(cameras) < N:
-        raise ValueError(f"The input 'images' has {N} photographs for {len(cameras)} cameras; choose as many 'views'.")
+        raise ValueError(
+            f"The input 'images' has {N} photographs for {len(cameras)} cameras; choose the same number of 'views'."
+        )
     across, down = W / cameras.width, H / cameras.height
     if abs(across - down) > max(1 / cameras.width, 1 / cameras.height):
         raise ValueError(
-            f"The photographs are {W}x{H}, the cameras are for {cameras.width}x{cameras.height}, of another shape; "
-            "wire the photographs that the cameras were made for, uncropped."
+            f"The photographs have {W}x{H} pixels, but the cameras are for {cameras.width}x{cameras.height}, which is "
+            "another aspect ratio; connect the original photographs of these cameras, without cropping."
         )
     K = cameras.K.clone()
     K[:, 0] *= across
@@ -234,31 +249,38 @@ class GLDSaveCameras(io.ComfyNode):
             node_id="GLDSaveCameras",
             display_name="Save GLD Cameras",
             category="GLD",
-            description="Cameras to the output folder for other programs, and one of them for ComfyUI's 3D views.",
+            description="Saves cameras to the output folder for other programs, and gives one of them to ComfyUI's 3D "
+            "views.",
             search_aliases=["export cameras", "nerfstudio", "colmap", "transforms.json"],
             inputs=[
-                GLDCameras.Input("cameras"),
+                GLDCameras.Input("cameras", tooltip="The cameras to save."),
                 io.String.Input(
                     "filename_prefix",
                     default="GLD/cameras",
-                    tooltip="Below ComfyUI/output; a number is added, nothing is overwritten.",
+                    tooltip="File name in ComfyUI/output. A number is added, so that nothing is overwritten.",
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
-                    tooltip="A nerfstudio transforms.json, or a folder with a COLMAP model of PINHOLE cameras. "
-                    "Pictures are called images/view_00000.png and so on.",
+                    tooltip="File format: a nerfstudio transforms.json, or a folder with a COLMAP model of PINHOLE "
+                    "cameras. Both expect the pictures as images/view_00000.png and so on.",
                 ),
                 io.Int.Input(
-                    "view", default=0, min=0, max=9999, advanced=True, tooltip="The view that 'camera_info' is of."
+                    "view",
+                    default=0,
+                    min=0,
+                    max=9999,
+                    advanced=True,
+                    tooltip="Number of the view for 'camera_info', counted from 0.",
                 ),
             ],
             outputs=[
                 io.Load3DCamera.Output(
                     display_name="camera_info",
-                    tooltip="For the camera_info of a 3D node that shows the scene of Preview GLD Cameras.",
+                    tooltip="Camera of a 3D node that shows the scene of Preview GLD Cameras. Connect it to "
+                    "camera_info.",
                 ),
-                io.String.Output(display_name="path", tooltip="What was written."),
+                io.String.Output(display_name="path", tooltip="Path of the written file or folder."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -267,7 +289,7 @@ class GLDSaveCameras(io.ComfyNode):
     @classmethod
     def execute(cls, cameras, filename_prefix, format, view):
         if view >= len(cameras):
-            raise ValueError(f"There is no view {view}; there are views 0 to {len(cameras) - 1}.")
+            raise ValueError(f"The input 'view' is {view}; there are views 0 to {len(cameras) - 1}.")
         info = to_load3d(cameras[view], scene_depth(cameras), preview_world(cameras))[0]
         path = Path(output_path(filename_prefix) + "_")
         files = [f"view_{number:05d}.png" for number in range(len(cameras))]

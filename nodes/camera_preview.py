@@ -27,18 +27,23 @@ class GLDPreviewCameras(io.ComfyNode):
             node_id="GLDPreviewCameras",
             display_name="Preview GLD Cameras",
             category="GLD",
-            description="The path before it is sampled: cameras over the sources' points, and how much of every target "
-            "some source has seen. What is mostly unseen is red. Wire 'glb' to Preview 3D.",
+            description="Shows the camera path before sampling: the cameras, the points of the sources, and how much "
+            "of every target the sources have seen. Mostly unseen targets are red. Connect 'glb' to Preview 3D.",
             search_aliases=["camera path", "trajectory", "frustum", "coverage", "visibility"],
             inputs=[
-                GLDCameras.Input("cameras", tooltip="Sources, then targets, as from Set GLD Cameras."),
-                DA3Geometry.Input("geometry", tooltip="Of the sources, in their order, as from Estimate GLD Cameras."),
+                GLDCameras.Input(
+                    "cameras",
+                    tooltip="The cameras of the sources, then those of the targets, for example from Set GLD Cameras.",
+                ),
+                DA3Geometry.Input(
+                    "geometry", tooltip="Geometry of the sources in their order, for example from Estimate GLD Cameras."
+                ),
                 io.Int.Input(
                     "sources",
                     default=0,
                     min=0,
                     max=64,
-                    tooltip="How many of the cameras are the sources'. 0: as many as 'geometry' has views.",
+                    tooltip="Number of source cameras in 'cameras'. 0 means as many as 'geometry' has views.",
                 ),
                 io.Float.Input(
                     "min_confidence",
@@ -46,7 +51,7 @@ class GLDPreviewCameras(io.ComfyNode):
                     min=1.0,
                     max=100.0,
                     step=0.01,
-                    tooltip="Depth below counts as unseen. Confidence starts at 1.",
+                    tooltip="Minimum confidence: depth below it counts as unseen. The lowest confidence is 1.",
                 ),
                 io.Int.Input(
                     "max_points",
@@ -54,17 +59,23 @@ class GLDPreviewCameras(io.ComfyNode):
                     min=1000,
                     max=20_000_000,
                     step=1000,
-                    tooltip="Above, a subset that covers space evenly.",
+                    tooltip="Maximum number of points. If there are more: a subset that covers the space evenly.",
                     advanced=True,
                 ),
             ],
             outputs=[
                 io.File3DGLB.Output(
-                    display_name="glb", tooltip="Points and numbered cameras, Y up, from the first camera."
+                    display_name="glb", tooltip="Points and numbered cameras. Y points up, seen from the first camera."
                 ),
-                io.Image.Output(display_name="plan", tooltip="The scene from above, the first camera looking up."),
-                io.Mask.Output(display_name="coverage", tooltip="Per target 1 where a source saw what is there."),
-                io.String.Output(display_name="report", tooltip="The share of every target that is covered."),
+                io.Image.Output(
+                    display_name="plan", tooltip="Map of the scene from above. The first camera looks towards the top."
+                ),
+                io.Mask.Output(
+                    display_name="coverage", tooltip="One mask per target: 1 where a source has seen the same surface."
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="The fraction of every target that is covered, as text."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -75,19 +86,20 @@ class GLDPreviewCameras(io.ComfyNode):
         N = sources or len(geometry["depth"])
         if len(cameras) <= N:
             raise ValueError(
-                f"There are {len(cameras)} cameras for {N} sources; add targets with Set GLD Cameras, or set 'sources'."
+                f"The input 'cameras' has {len(cameras)} cameras and {N} of them are sources, so there are no targets; "
+                "add targets with Set GLD Cameras, or set 'sources'."
             )
         own, targets = cameras[:N], cameras[N:]
         found = sources_geometry(geometry, own)
         if tuple(found.depth.shape[1:]) != (own.height, own.width):
             raise ValueError(
-                f"The input 'geometry' is {found.depth.shape[2]}x{found.depth.shape[1]}, the cameras are for "
-                f"{own.width}x{own.height}; wire the geometry of the fitted photographs."
+                f"The input 'geometry' has {found.depth.shape[2]}x{found.depth.shape[1]} pixels, but the cameras are "
+                f"for {own.width}x{own.height}; connect the geometry of the resized photographs."
             )
         check_scene(cameras, N, scene_depth(own, found.depth))
         keep = usable(found.depth, found.depth_conf, min_confidence)
         if not keep.any():
-            raise ValueError("No depth is left; lower 'min_confidence'.")
+            raise ValueError("All depth is below the minimum confidence; lower 'min_confidence'.")
         maps = PosedDepth(found.depth, own, keep)
         masks = coverage(maps, targets, host.progress_bar())
         share = masks.mean(dim=(1, 2))

@@ -66,31 +66,33 @@ class GLDLoadScene(io.ComfyNode):
             node_id="GLDLoadScene",
             display_name="Load GLD Scene",
             category="GLD",
-            description="Photographs with known cameras: a folder below ComfyUI/input of pictures, each with a "
-            "same-named .npz that holds 'pose' (4x4 OpenCV camera-to-world) and 'intrinsic' (3x3, pixels).",
+            description="Loads photographs with known cameras from a folder in ComfyUI/input. Each picture has a .npz "
+            "file of the same name with 'pose' (4x4 OpenCV camera-to-world) and 'intrinsic' (3x3, in pixels).",
             search_aliases=["posed images", "camera poses", "extrinsics", "intrinsics"],
             inputs=[
                 io.Combo.Input(
                     "scene",
                     options=[*scene_folders(), *samples()],
-                    tooltip="Folder below ComfyUI/input, or a sample that comes with this plugin.",
+                    tooltip="A folder in ComfyUI/input, or a sample that comes with this plugin.",
                 ),
                 io.String.Input(
                     "sources",
                     default="2",
-                    tooltip="The views to start from: a number (spread evenly over the scene), or view numbers from 0 "
-                    "such as '0,' or '0, 7'. One to four work best.",
+                    tooltip="Source views. Either how many, such as '2' (spread evenly over the scene), or view "
+                    "numbers counted from 0, such as '0,' or '0, 7'. One to four sources work best.",
                 ),
                 io.String.Input(
                     "targets",
                     default="",
-                    tooltip="The views to make, as view numbers such as '3-5, 7'. Empty: all the others.",
+                    tooltip="Target views to generate, as view numbers such as '3-5, 7'. If empty: all other views.",
                 ),
                 io.Int.Input("long_side", default=504, min=56, max=2016, step=14, tooltip=LONG_SIDE_TOOLTIP),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The source photographs."),
-                GLDCameras.Output(display_name="cameras", tooltip="Cameras of the sources, then of the targets."),
+                GLDCameras.Output(
+                    display_name="cameras", tooltip="The cameras of the sources, then those of the targets."
+                ),
             ],
         )
 
@@ -124,11 +126,11 @@ class GLDEstimateCameras(io.ComfyNode):
             node_id="GLDEstimateCameras",
             display_name="Estimate GLD Cameras",
             category="GLD",
-            description="Cameras and depth of photographs that have no cameras, read off the photographs by the "
-            "backbone's own network. One photograph is enough.",
+            description="Estimates cameras and depth from photographs alone with the backbone network. One photograph "
+            "is enough.",
             search_aliases=["pose estimation", "structure from motion", "colmap", "unposed", "single image", "depth"],
             inputs=[
-                GLDBackbone.Input("backbone", tooltip="From Load GLD Backbone."),
+                GLDBackbone.Input("backbone", tooltip="The output of Load GLD Backbone."),
                 io.Image.Input("images", tooltip="One to four photographs of one scene, of any size."),
                 io.Int.Input("long_side", default=504, min=56, max=2016, step=14, tooltip=LONG_SIDE_TOOLTIP),
                 io.Float.Input(
@@ -137,22 +139,27 @@ class GLDEstimateCameras(io.ComfyNode):
                     min=0.0,
                     max=170.0,
                     step=0.1,
-                    tooltip="Horizontal field of view of the fitted photographs in degrees, where it is known. 0: as "
-                    "estimated. Poses and depth stay as estimated.",
+                    tooltip="Horizontal field of view of the fitted photographs in degrees, if you know it. 0 means: "
+                    "estimate it. It does not change the poses and the depth.",
                 ),
             ],
             outputs=[
                 GLDCameras.Output(
-                    display_name="cameras", tooltip="One camera per photograph, all in one scale: the network's own."
+                    display_name="cameras",
+                    tooltip="One camera per photograph. All share one scale, chosen by the network.",
                 ),
                 io.Image.Output(display_name="images", tooltip="The photographs, resized and cropped to the cameras."),
-                DA3Geometry.Output(display_name="geometry", tooltip="Depth of the photographs, in the cameras' units."),
+                DA3Geometry.Output(
+                    display_name="geometry", tooltip="Depth of the photographs in the units of the cameras."
+                ),
                 io.Float.Output(
                     display_name="confidence",
-                    tooltip="The network's median confidence in the depth of the photograph it is least sure of. 1 is "
-                    "none; well-lit scenes with texture have several times that.",
+                    tooltip="Median depth confidence of the least certain photograph. 1 is the lowest value; well-lit "
+                    "scenes with texture reach several times that.",
                 ),
-                io.String.Output(display_name="report", tooltip="What the node says about every photograph."),
+                io.String.Output(
+                    display_name="report", tooltip="Field of view and confidence of every photograph, as text."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -175,8 +182,8 @@ class GLDEstimateCameras(io.ComfyNode):
         cameras.check()
         if len(cameras) > 1 and not cameras.c2w[:, :3, 3].any():
             raise ValueError(
-                f"This backbone does not find where the {len(cameras)} photographs stand; give it one photograph, load "
-                "the cameras, or estimate with da3 or vggt."
+                f"This backbone cannot find the positions of {len(cameras)} photographs; give it one photograph, load "
+                "the cameras, or use the backbone da3 or vggt."
             )
         medians = [view.median().item() for view in confidence]
         shares = [math.nan] * len(medians)
@@ -197,14 +204,14 @@ class GLDEstimateCameras(io.ComfyNode):
 
 # Range, step and unit of the motions' settings.
 SETTINGS = {
-    "degrees": (-1440.0, 1440.0, 1.0, "Degrees."),
-    "elevation": (-180.0, 180.0, 1.0, "Degrees upwards."),
-    "distance": (-20.0, 20.0, 0.01, "In scene depths: 0.3 is 30 percent of the scene's median depth."),
-    "radius": (-20.0, 20.0, 0.01, "In scene depths."),
-    "advance": (-20.0, 20.0, 0.01, "In scene depths; below 0 backwards."),
-    "width": (-20.0, 20.0, 0.01, "In scene depths."),
-    "turns": (-20.0, 20.0, 0.1, "Full turns."),
-    "factor": (0.05, 20.0, 0.01, "Times the focal length."),
+    "degrees": (-1440.0, 1440.0, 1.0, "Unit: degrees."),
+    "elevation": (-180.0, 180.0, 1.0, "Unit: degrees upwards."),
+    "distance": (-20.0, 20.0, 0.01, "Unit: scene depths, so 0.3 is 30 percent of the median depth of the scene."),
+    "radius": (-20.0, 20.0, 0.01, "Unit: scene depths."),
+    "advance": (-20.0, 20.0, 0.01, "Unit: scene depths; a negative value moves backwards."),
+    "width": (-20.0, 20.0, 0.01, "Unit: scene depths."),
+    "turns": (-20.0, 20.0, 0.1, "Unit: full turns."),
+    "factor": (0.05, 20.0, 0.01, "Unit: multiples of the focal length."),
 }
 
 
@@ -219,7 +226,7 @@ def number_input() -> io.Int.Input:
         min=1,
         max=1000,
         optional=True,
-        tooltip="How many target views. With the sources, up to 8 go in one pass.",
+        tooltip="Number of target views. Up to 8 views, sources included, are generated in one pass.",
     )
 
 
@@ -228,7 +235,7 @@ def ease_input() -> io.Combo.Input:
         "ease",
         options=list(motions.EASES),
         optional=True,
-        tooltip="Slow at the start (in), the end (out) or both.",
+        tooltip="Easing: the camera moves slowly at the start (in), at the end (out) or at both.",
     )
 
 
@@ -238,7 +245,7 @@ def start_inputs() -> list:
             "first_is_source",
             default=False,
             optional=True,
-            tooltip="The first target is the source itself, else the step after it.",
+            tooltip="If on: the first target is the source view itself. If off: it is the first step after it.",
         ),
         io.Int.Input(
             "source",
@@ -247,13 +254,15 @@ def start_inputs() -> list:
             max=63,
             optional=True,
             advanced=True,
-            tooltip="The source that the path starts from.",
+            tooltip="Number of the source view that the path starts from, counted from 0.",
         ),
     ]
 
 
 def closed_input() -> io.Boolean.Input:
-    return io.Boolean.Input("closed", default=False, optional=True, tooltip="Return to the start.")
+    return io.Boolean.Input(
+        "closed", default=False, optional=True, tooltip="Closed path: the camera returns to its start."
+    )
 
 
 def motion_option(name: str) -> io.DynamicCombo.Option:
@@ -274,7 +283,7 @@ def motion_options() -> list[io.DynamicCombo.Option]:
     keyframe = io.MultiType.Input(
         "keyframe",
         [GLDCameras, io.Load3DCamera],
-        tooltip="One camera or several. A 3D view's camera has to be of the scene that Preview GLD Cameras shows.",
+        tooltip="One or several cameras. The camera of a 3D view must belong to the scene of Preview GLD Cameras.",
     )
     return [
         *(motion_option(name) for name in motions.MOTIONS if name != "hold"),
@@ -287,7 +296,7 @@ def motion_options() -> list[io.DynamicCombo.Option]:
                     "first_is_source",
                     default=False,
                     optional=True,
-                    tooltip="Start and end at the sources themselves.",
+                    tooltip="If on: the path starts and ends exactly at the source views.",
                 ),
                 closed_input(),
             ],
@@ -306,8 +315,13 @@ def motion_options() -> list[io.DynamicCombo.Option]:
         io.DynamicCombo.Option(
             "views",
             [
-                GLDCameras.Input("targets", tooltip="Cameras to look from."),
-                io.String.Input("views", default="", optional=True, tooltip="Which of them: '2-5'. Empty: all."),
+                GLDCameras.Input("targets", tooltip="A list of cameras that become the targets."),
+                io.String.Input(
+                    "views",
+                    default="",
+                    optional=True,
+                    tooltip="View numbers of the cameras to use, such as '2-5'. If empty: all of them.",
+                ),
             ],
         ),
     ]
@@ -330,27 +344,38 @@ class GLDSetCameras(io.ComfyNode):
             node_id="GLDSetCameras",
             display_name="Set GLD Cameras",
             category="GLD",
-            description="Where to look from: the sources' cameras followed by the targets', on a path or from "
-            "elsewhere. Distances are relative to the scene's own depth.",
+            description="Adds target cameras after the cameras of the sources: along a camera path or from another "
+            "list. Distances are relative to the depth of the scene.",
             search_aliases=["camera path", "trajectory", "viewpoint", "orbit", "dolly", "pan", "zoom", "keyframes"],
             inputs=[
-                GLDCameras.Input("cameras", tooltip="The sources' cameras first, as from Estimate GLD Cameras."),
+                GLDCameras.Input(
+                    "cameras",
+                    tooltip="The cameras of the sources come first, for example those of Estimate GLD Cameras.",
+                ),
                 io.Int.Input(
-                    "sources", default=0, min=0, max=64, tooltip="How many of them are the sources'. 0: all of them."
+                    "sources",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="Number of source cameras in 'cameras'. 0 means all of them.",
                 ),
                 io.DynamicCombo.Input(
                     "motion",
                     options=motion_options(),
-                    tooltip="How the camera moves; views: cameras taken from another list.",
+                    tooltip="Camera motion. views takes the cameras from another list.",
                 ),
                 DA3Geometry.Input(
                     "geometry",
                     optional=True,
-                    tooltip="Of the sources, in their order: how deep the scene is. Open: where the sources' axes "
-                    "meet, or 1 for a single photograph.",
+                    tooltip="Geometry of the sources in their order, which gives the scene depth. If not connected: "
+                    "the depth at which the viewing axes of the sources meet, or 1 for a single photograph.",
                 ),
             ],
-            outputs=[GLDCameras.Output(display_name="cameras", tooltip="Sources, then targets.")],
+            outputs=[
+                GLDCameras.Output(
+                    display_name="cameras", tooltip="The cameras of the sources, then those of the targets."
+                )
+            ],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -358,7 +383,7 @@ class GLDSetCameras(io.ComfyNode):
     def execute(cls, cameras, sources, motion=None, geometry=None):
         check_chosen(motion, "motion")
         if sources > len(cameras):
-            raise ValueError(f"The input 'sources' is {sources}, but there are {len(cameras)} cameras; lower it.")
+            raise ValueError(f"The input 'sources' is {sources}, but 'cameras' has only {len(cameras)}; lower it.")
         own = cameras[: sources or len(cameras)]
         measured = None if geometry is None else sources_geometry(geometry, own).depth
         check_scene(own, len(own), None if measured is None else motions.scene_depth(own, measured))
@@ -369,7 +394,9 @@ class GLDSetCameras(io.ComfyNode):
             targets = settings["targets"]
             chosen = indices(settings.get("views", ""), "views") or list(range(len(targets)))
             if max(chosen) >= len(targets):
-                raise ValueError(f"There is no target view {max(chosen)}; the list has views 0 to {len(targets) - 1}.")
+                raise ValueError(
+                    f"The input 'views' names view {max(chosen)}; 'targets' has views 0 to {len(targets) - 1}."
+                )
             targets = targets[chosen]
         else:
             base, loop = settings.pop("source", 0), settings.pop("closed", False)

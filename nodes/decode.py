@@ -13,11 +13,13 @@ from .sockets import DA3Geometry, GLDBackbone, GLDCameras, GLDViews, da3_geometr
 
 def latent_inputs() -> list:
     return [
-        GLDBackbone.Input("backbone", tooltip="The one the views were encoded with."),
-        GLDViews.Input("views", tooltip="From Encode GLD Views."),
-        io.Latent.Input("level1", tooltip="From Sample GLD Level 1."),
+        GLDBackbone.Input("backbone", tooltip="The backbone that the views were encoded with."),
+        GLDViews.Input("views", tooltip="The output of Encode GLD Views."),
+        io.Latent.Input("level1", tooltip="The output of Sample GLD Level 1."),
         io.Latent.Input(
-            "level0", optional=True, tooltip="From Cascade GLD Level 0. Left open: a quick look without fine detail."
+            "level0",
+            optional=True,
+            tooltip="The output of Cascade GLD Level 0. If not connected: a quick preview without fine detail.",
         ),
     ]
 
@@ -58,10 +60,10 @@ class GLDDecodeRGB(io.ComfyNode):
             node_id="GLDDecodeRGB",
             display_name="Decode GLD RGB",
             category="GLD",
-            description="The pictures of all views, sources first.",
+            description="Decodes features into one picture per view. The sources come first.",
             search_aliases=["vae decode", "novel view"],
             inputs=latent_inputs(),
-            outputs=[io.Image.Output(display_name="images", tooltip="V pictures, the N sources first.")],
+            outputs=[io.Image.Output(display_name="images", tooltip="V pictures. The N sources come first.")],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -82,27 +84,35 @@ class GLDOrderViews(io.ComfyNode):
             node_id="GLDOrderViews",
             display_name="Order GLD Views",
             category="GLD",
-            description="Pictures of all views in the order of the camera path, for Create Video.",
+            description="Sorts the pictures of all views along the camera path, for example for Create Video.",
             search_aliases=["video", "frames", "camera path", "targets"],
             inputs=[
-                io.Image.Input("images", tooltip="A picture per view, sources first, such as from Decode GLD RGB."),
-                GLDViews.Input("views", tooltip="From Encode GLD Views."),
+                io.Image.Input(
+                    "images",
+                    tooltip="One picture per view with the sources first, for example the output of Decode GLD RGB.",
+                ),
+                GLDViews.Input("views", tooltip="The output of Encode GLD Views."),
                 io.Combo.Input(
                     "sources",
                     options=["left out", "woven in"],
-                    tooltip="left out: the targets alone. woven in: each source where the path comes nearest to it.",
+                    tooltip="left out: only the targets are used. woven in: each source is inserted where the path is "
+                    "nearest to it.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="images", tooltip="In the order of the path.")],
+            outputs=[io.Image.Output(display_name="images", tooltip="The pictures in the order of the camera path.")],
         )
 
     @classmethod
     def execute(cls, images, views, sources):
         V, N = len(views.cameras), len(views.level1)
         if len(images) != V:
-            raise ValueError(f"The input 'images' is {len(images)} pictures, there are {V} views; wire one per view.")
+            raise ValueError(
+                f"The input 'images' has {len(images)} pictures for {V} views; connect one picture per view."
+            )
         if sources == "left out" and V == N:
-            raise ValueError("There are no targets; choose 'woven in' in 'sources', or give the views target cameras.")
+            raise ValueError(
+                "There are no target views; choose 'woven in' for the input 'sources', or add target cameras."
+            )
         return io.NodeOutput(images[path_order(views.cameras, N) if sources == "woven in" else slice(N, V)])
 
 
@@ -113,38 +123,42 @@ class GLDDecodeDepth(io.ComfyNode):
             node_id="GLDDecodeDepth",
             display_name="Decode GLD Depth",
             category="GLD",
-            description="Depth of all views in the units of their cameras, and the cameras that the features hold.",
+            description="Decodes features into a depth map per view, in the units of the cameras, and recovers the "
+            "cameras from them.",
             search_aliases=["depth map", "geometry", "point map", "depth anything 3"],
             inputs=[
                 *latent_inputs(),
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="From Decode GLD RGB, for the colours. Open: decoded here.",
+                    tooltip="The output of Decode GLD RGB, for the colours of the points. If not connected: this node "
+                    "decodes them.",
                 ),
                 io.Combo.Input(
                     "colors",
                     options=list(DEPTH_COLORS),
                     default="inferno",
                     optional=True,
-                    tooltip="Colour map of the depth picture: near is bright, with turbo red.",
+                    tooltip="Colour map of the depth picture. Near points are bright, with turbo they are red.",
                 ),
                 io.Combo.Input(
                     "range",
                     options=["shared", "per view"],
                     default="shared",
                     optional=True,
-                    tooltip="shared: one colour is one depth in all views. per view: each view uses all colours.",
+                    tooltip="shared: a colour means the same depth in all views. per view: each view uses the whole "
+                    "colour map.",
                 ),
             ],
             outputs=[
                 DA3Geometry.Output(
                     display_name="geometry",
-                    tooltip="Depth, confidence, pictures, cameras; core's DA3 nodes take it.",
+                    tooltip="Depth, confidence, pictures and cameras. ComfyUI's Depth Anything 3 nodes accept it.",
                 ),
-                io.Image.Output(display_name="depth", tooltip="To look at: near is bright."),
+                io.Image.Output(display_name="depth", tooltip="Depth as a coloured picture. Near points are bright."),
                 GLDCameras.Output(
-                    display_name="cameras", tooltip="Recovered from the features, aligned to the given ones."
+                    display_name="cameras",
+                    tooltip="The cameras recovered from the features, aligned to the given cameras.",
                 ),
             ],
         )
@@ -156,8 +170,8 @@ class GLDDecodeDepth(io.ComfyNode):
             images, _ = decode_rgb(backbone, views, level1, level0)
         elif tuple(images.shape[:3]) != (len(given), given.height, given.width):
             raise ValueError(
-                f"The input 'images' is {len(images)} pictures of {images.shape[2]}x{images.shape[1]}, the views are "
-                f"{len(given)} of {given.width}x{given.height}; wire the output of Decode GLD RGB there."
+                f"The input 'images' has {len(images)} pictures of {images.shape[2]}x{images.shape[1]} pixels for "
+                f"{len(given)} views of {given.width}x{given.height}; connect the output of Decode GLD RGB."
             )
         plan, latents = made_in(views, level1, level0), levels(views, level1, level0)
         codec = on_device(backbone, views, plan, "head", "camera_decoder")

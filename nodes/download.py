@@ -94,7 +94,7 @@ def fetch_parts(
                 metadata = get_hf_file_metadata(url)
             except GatedRepoError as error:
                 raise RuntimeError(
-                    f"{repository} is given out on request: ask for it on huggingface.co/{repository}, then run "
+                    f"{repository} is given on request: ask for it on huggingface.co/{repository}, then run "
                     "'hf auth login' on this machine and try again."
                 ) from error
             # The HTTP library, and with it what a missing connection raises, is another one with every version.

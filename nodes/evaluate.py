@@ -19,33 +19,46 @@ class GLDEvaluateViews(io.ComfyNode):
             node_id="GLDEvaluateViews",
             display_name="Evaluate GLD Views",
             category="GLD",
-            description="How near generated views are to photographs of the same views, their depth to the true depth, "
-            "their cameras to the true cameras.",
+            description="Compares generated views with photographs of the same views, their depth with the true "
+            "depth, and their cameras with the true cameras.",
             search_aliases=["psnr", "ssim", "lpips", "metrics", "compare images", "benchmark"],
             inputs=[
-                io.Image.Input("images", tooltip="Generated views, sources first, as from Decode GLD RGB."),
+                io.Image.Input(
+                    "images", tooltip="Generated views with the sources first, for example from Decode GLD RGB."
+                ),
                 io.Image.Input(
                     "truth",
-                    tooltip="Photographs of the last of them: as many as there are targets, or of all views.",
+                    tooltip="True photographs of the last views in 'images': of the targets only, or of all views.",
                 ),
                 DA3Geometry.Input(
-                    "geometry", optional=True, tooltip="Depth of the generated views, as from Decode GLD Depth."
+                    "geometry",
+                    optional=True,
+                    tooltip="Depth of the generated views, for example from Decode GLD Depth.",
                 ),
-                DA3Geometry.Input(
-                    "true_geometry", optional=True, tooltip="True depth of the last of them, as of 'truth'."
-                ),
+                DA3Geometry.Input("true_geometry", optional=True, tooltip="True depth of the views in 'truth'."),
                 GLDCameras.Input(
                     "cameras",
                     optional=True,
-                    tooltip="Found in the generated views, as by Estimate GLD Cameras.",
+                    tooltip="Cameras that were recovered from the generated views, for example with Estimate GLD "
+                    "Cameras.",
                 ),
-                GLDCameras.Input("true_cameras", optional=True, tooltip="The cameras that the views were made for."),
+                GLDCameras.Input(
+                    "true_cameras", optional=True, tooltip="The cameras that the views were generated for."
+                ),
             ],
             outputs=[
-                io.Float.Output(display_name="psnr", tooltip="Mean over the views with a photograph, in dB."),
-                io.Float.Output(display_name="ssim", tooltip="Mean over the views with a photograph, up to 1."),
-                io.String.Output(display_name="report", tooltip="All numbers, per view and mean, as Markdown."),
-                io.String.Output(display_name="json", tooltip="The same as JSON."),
+                io.Float.Output(
+                    display_name="psnr",
+                    tooltip="Peak signal-to-noise ratio in dB, the mean over the views with a photograph.",
+                ),
+                io.Float.Output(
+                    display_name="ssim",
+                    tooltip="Structural similarity up to 1, the mean over the views with a photograph.",
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="All values, for each view and their mean, as Markdown."
+                ),
+                io.String.Output(display_name="json", tooltip="The same values as JSON."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -56,12 +69,15 @@ class GLDEvaluateViews(io.ComfyNode):
         V, M = len(images), len(truth)
         if M > V or images.shape[1:3] != truth.shape[1:3]:
             raise ValueError(
-                f"The input 'images' is {V} pictures of {images.shape[2]}x{images.shape[1]}, 'truth' is {M} of "
-                f"{truth.shape[2]}x{truth.shape[1]}; give photographs of one size with the last of 'images'."
+                f"The input 'images' has {V} pictures of {images.shape[2]}x{images.shape[1]} pixels, 'truth' has {M} "
+                f"of {truth.shape[2]}x{truth.shape[1]}; give photographs of the last views in 'images', of the same "
+                "size."
             )
         for name, found, true in (("geometry", geometry, true_geometry), ("cameras", cameras, true_cameras)):
             if (found is None) != (true is None):
-                raise ValueError(f"Of the inputs '{name}' and 'true_{name}' one is open; wire both, or neither.")
+                raise ValueError(
+                    f"Only one of the inputs '{name}' and 'true_{name}' is connected; connect both or neither."
+                )
         places = [Path(folder) / "lpips" for folder in folders.model_folders()]
         folder = next((folder for folder in places if not missing_files(folder)), None)
         lpips = None if folder is None else LPIPS(folder)
@@ -70,17 +86,17 @@ class GLDEvaluateViews(io.ComfyNode):
             found, true = geometry["depth"].cpu(), true_geometry["depth"].cpu()
             if len(found) < M or len(true) < M or found.shape[1:] != true.shape[1:]:
                 raise ValueError(
-                    f"The input 'geometry' is {len(found)} views of {found.shape[2]}x{found.shape[1]}, 'true_geometry' "
-                    f"{len(true)} of {true.shape[2]}x{true.shape[1]}; give depth of the {M} views of 'truth', in one "
-                    "size."
+                    f"The input 'geometry' has {len(found)} views of {found.shape[2]}x{found.shape[1]} pixels, "
+                    f"'true_geometry' has {len(true)} of {true.shape[2]}x{true.shape[1]}; give depth of the {M} views "
+                    "of 'truth', of the same size."
                 )
             errors |= scaled_depth_errors(found[-M:], true[-M:])
         row = means(errors)
         if cameras is not None:
             if len(cameras) != len(true_cameras) or len(cameras) < 2:
                 raise ValueError(
-                    f"The input 'cameras' is {len(cameras)} cameras, 'true_cameras' {len(true_cameras)}; give those of "
-                    "the same views, at least 2."
+                    f"The input 'cameras' has {len(cameras)} cameras, 'true_cameras' has {len(true_cameras)}; give "
+                    "cameras of the same views, at least 2."
                 )
             row |= pose_row(cameras, true_cameras, path_order(true_cameras, V - M))
         views = {f"view {V - M + number}": {key: float(errors[key][number]) for key in errors} for number in range(M)}

@@ -26,8 +26,8 @@ VOXEL = io.Float.Input(
     step=0.001,
     round=False,
     advanced=True,
-    tooltip="Side of the cubes in which views are merged, in the cameras' unit. 0: as fine as the pixels are, and no "
-    "finer than max_points allows.",
+    tooltip="Voxel size in the units of the cameras: points in one voxel are merged. 0 means: as fine as the pixels, "
+    "if max_points allows it.",
 )
 
 
@@ -38,7 +38,7 @@ def max_points_input() -> io.Int.Input:
         min=1000,
         max=20_000_000,
         step=1000,
-        tooltip="Points at most, or about so many vertices; they are thinned out evenly over space.",
+        tooltip="Maximum number of points, or roughly of vertices. More points are reduced evenly over the space.",
     )
 
 
@@ -49,16 +49,18 @@ class GLDExportGLB(io.ComfyNode):
             node_id="GLDExportGLB",
             display_name="Export GLD GLB",
             category="GLD",
-            description="One scene of all views as a GLB file, upright and centred: points or a triangle mesh.",
+            description="Exports all views as one scene in a GLB file, upright and centred, as points or a triangle "
+            "mesh.",
             search_aliases=["point cloud", "mesh", "3d", "gltf", "reconstruction", "tsdf"],
             inputs=[
                 *geometry_inputs(),
                 io.DynamicCombo.Input(
                     "kind",
-                    tooltip="released points: every pixel a point, as GLD's own program does it. points: points of "
-                    "several views in one place are merged. mesh: one surface from all views, with colours in its "
-                    "vertices. textured mesh: the surface of each view with its picture on it, without what earlier "
-                    "views have shown. Meshes are cut at depth edges and at glancing angles.",
+                    tooltip="Type of the export. released points: every pixel becomes a point, as in GLD's own "
+                    "program. points: points of several views at the same place are merged. mesh: one surface of all "
+                    "views with vertex colours. textured mesh: one surface per view with its picture as the texture, "
+                    "without the parts that earlier views have shown. Meshes are cut at depth edges and at grazing "
+                    "angles.",
                     options=[
                         io.DynamicCombo.Option("released points", []),
                         io.DynamicCombo.Option("points", [VOXEL]),
@@ -68,9 +70,15 @@ class GLDExportGLB(io.ComfyNode):
                 ),
                 *selection_inputs(),
                 max_points_input(),
-                io.Boolean.Input("show_cameras", default=False, tooltip="Draw the cameras as wire pyramids."),
+                io.Boolean.Input(
+                    "show_cameras", default=False, tooltip="If on: the cameras are drawn as wire pyramids."
+                ),
             ],
-            outputs=[io.File3DGLB.Output(display_name="glb", tooltip="glTF axes: Y up, from the first view.")],
+            outputs=[
+                io.File3DGLB.Output(
+                    display_name="glb", tooltip="The scene with glTF axes: Y points up, seen from the first view."
+                )
+            ],
             is_output_node=True,
         )
 
@@ -120,8 +128,8 @@ class GLDExportPLY(io.ComfyNode):
             node_id="GLDExportPLY",
             display_name="Export GLD PLY",
             category="GLD",
-            description="One point cloud of all views as a binary PLY file with colours and normals. Wire it to "
-            "Preview Point Cloud or Save Point Cloud.",
+            description="Exports all views as one point cloud in a binary PLY file with colours and normals. Connect "
+            "it to Preview Point Cloud or Save Point Cloud.",
             search_aliases=["point cloud", "3d", "meshlab", "cloudcompare", "normals"],
             inputs=[
                 *geometry_inputs(),
@@ -131,10 +139,11 @@ class GLDExportPLY(io.ComfyNode):
                 io.Combo.Input(
                     "axes",
                     options=["upright", "cameras"],
-                    tooltip="upright: Y up and centred, as the GLB. cameras: the world that the cameras are given in.",
+                    tooltip="Axes of the points. upright: Y up and centred, like the GLB. cameras: the world of the "
+                    "cameras.",
                 ),
             ],
-            outputs=[io.File3DPLY.Output(display_name="ply", tooltip="Binary, little endian.")],
+            outputs=[io.File3DPLY.Output(display_name="ply", tooltip="The point cloud as binary little-endian PLY.")],
         )
 
     @classmethod
@@ -158,18 +167,23 @@ class GLDExportDataset(io.ComfyNode):
             node_id="GLDExportDataset",
             display_name="Export GLD Dataset",
             category="GLD",
-            description="All views with their cameras and points as a new folder that trainers of Gaussian splats and "
-            "radiance fields start from.",
+            description="Exports all views with their cameras and points into a new folder, as a data set for training "
+            "Gaussian splats or radiance fields.",
             search_aliases=["colmap", "nerfstudio", "3dgs", "gaussian splatting", "nerf", "transforms.json"],
             inputs=[
                 *geometry_inputs(),
                 io.DynamicCombo.Input(
                     "format",
-                    tooltip="COLMAP: images and sparse/0. nerfstudio: images, depth, points.ply and transforms.json.",
+                    tooltip="Format of the data set. COLMAP: images and sparse/0. nerfstudio: images, depth, "
+                    "points.ply and transforms.json.",
                     options=[
                         io.DynamicCombo.Option(
                             "COLMAP",
-                            [io.Boolean.Input("binary", default=True, tooltip="Off: the model as text files.")],
+                            [
+                                io.Boolean.Input(
+                                    "binary", default=True, tooltip="If on: binary model files. If off: text files."
+                                )
+                            ],
                         ),
                         io.DynamicCombo.Option("nerfstudio", []),
                     ],
@@ -177,12 +191,12 @@ class GLDExportDataset(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="GLD/scene",
-                    tooltip="The folder's name below ComfyUI/output; a number is put after it.",
+                    tooltip="Name of the folder in ComfyUI/output. A number is added, so that nothing is overwritten.",
                 ),
                 *selection_inputs(),
                 max_points_input(),
             ],
-            outputs=[io.String.Output(display_name="folder", tooltip="Where it is.")],
+            outputs=[io.String.Output(display_name="folder", tooltip="Path of the new folder.")],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )

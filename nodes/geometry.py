@@ -14,8 +14,8 @@ from .sockets import DA3Geometry, GLDCameras, check_geometry
 
 def geometry_inputs() -> list:
     return [
-        DA3Geometry.Input("geometry", tooltip="From Decode GLD Depth."),
-        GLDCameras.Input("cameras", tooltip="Cameras of the geometry's views: the given or the recovered."),
+        DA3Geometry.Input("geometry", tooltip="The geometry of Decode GLD Depth."),
+        GLDCameras.Input("cameras", tooltip="The cameras of the same views: the given ones or the recovered ones."),
     ]
 
 
@@ -27,7 +27,7 @@ def selection_inputs() -> list:
             min=1.0,
             max=100.0,
             step=0.01,
-            tooltip="Points below are dropped. Confidence starts at 1.",
+            tooltip="Minimum confidence: points below it are removed. The lowest confidence is 1.",
         ),
         io.Float.Input(
             "keep_at_least",
@@ -35,14 +35,16 @@ def selection_inputs() -> list:
             min=0.0,
             max=100.0,
             step=1.0,
-            tooltip="Percent of the points that stay whatever min_confidence says, the most confident ones.",
+            tooltip="Percentage of points that are always kept, the most confident ones, even if min_confidence is "
+            "higher.",
         ),
         io.Int.Input(
             "confirmed_by",
             default=0,
             min=0,
             max=16,
-            tooltip="Points stay that at least so many other views see at the same depth (within 2 %). 0: all of them.",
+            tooltip="Minimum number of other views that must see a point at the same depth, within 2 %. 0 keeps all "
+            "points.",
         ),
     ]
 
@@ -55,12 +57,14 @@ def checked(geometry: dict, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
     depth, images, confidence = geometry["depth"], geometry["image"].movedim(-1, 1), geometry.get("confidence")
     if len(depth) != len(cameras) or tuple(depth.shape[1:]) != (cameras.height, cameras.width):
         raise ValueError(
-            f"The input 'geometry' has {len(depth)} views of {depth.shape[2]}x{depth.shape[1]}, 'cameras' has "
-            f"{len(cameras)} of {cameras.width}x{cameras.height}; wire the cameras of these views."
+            f"The input 'geometry' has {len(depth)} views of {depth.shape[2]}x{depth.shape[1]} pixels, but 'cameras' "
+            f"has {len(cameras)} of {cameras.width}x{cameras.height}; connect the cameras of these views."
         )
     finite = torch.isfinite(cameras.c2w).flatten(1).all(1) & torch.isfinite(cameras.K).flatten(1).all(1)
     if not finite.all():
-        raise ValueError(f"The camera of view {int((~finite).nonzero()[0])} is not finite; leave that view out.")
+        raise ValueError(
+            f"The camera of view {int((~finite).nonzero()[0])} has infinite or undefined numbers; leave that view out."
+        )
     return depth, torch.full_like(depth, torch.inf) if confidence is None else confidence, images
 
 
@@ -71,12 +75,15 @@ def selected(
     depth, confidence, images = checked(geometry, cameras)
     keep = usable(depth, confidence, confidence_threshold(confidence, min_confidence, 0, 100 - keep_at_least))
     if not keep.any():
-        raise ValueError("The input 'geometry' has no finite, positive depth of known confidence; decode it anew.")
+        raise ValueError(
+            "The input 'geometry' has no usable depth: all of it is negative, infinite or without confidence; decode "
+            "it again."
+        )
     maps = PosedDepth(depth, cameras, keep, images)
     if confirmed_by:
         keep = keep & (agreement(maps, progress=host.progress_bar()).confirmed >= confirmed_by)
         if not keep.any():
-            raise ValueError(f"No point is seen by {confirmed_by} other views in its place; lower 'confirmed_by'.")
+            raise ValueError(f"No point is confirmed by {confirmed_by} other views; lower 'confirmed_by'.")
         maps = replace(maps, keep=keep)
     return maps
 
@@ -88,7 +95,8 @@ class GLDCheckDepth(io.ComfyNode):
             node_id="GLDCheckDepth",
             display_name="Check GLD Depth",
             category="GLD",
-            description="How far the views agree: the depth of each is looked up in the others by reprojection.",
+            description="Measures how well the depth maps of the views agree. Each one is compared with the others by "
+            "reprojection.",
             search_aliases=["consistency", "multi-view", "reprojection", "confidence"],
             inputs=[
                 *geometry_inputs(),
@@ -98,14 +106,15 @@ class GLDCheckDepth(io.ComfyNode):
                     min=0.0001,
                     max=1.0,
                     step=0.001,
-                    tooltip="Views agree on a point where their depth differs by no more than this share of it.",
+                    tooltip="Relative depth tolerance: two views agree on a point if their depths differ by at most "
+                    "this fraction.",
                 ),
             ],
             outputs=[
                 io.Mask.Output(
                     display_name="consistency",
-                    tooltip="Per view: the share of the views that can judge a point, its own among them, that agree "
-                    "on it. 0 where there is no depth.",
+                    tooltip="One mask per view: the fraction of the views that see a point, its own view included, "
+                    "that agree on its depth. 0 where there is no depth.",
                 )
             ],
         )

@@ -15,8 +15,8 @@ FAMILIES = {**{name: name for name in checkpoints.LAYOUT}, NANO: "da3"}
 LEVELS = ("level1", "level0")
 UNDECIDED = "not chosen"
 DOWNLOAD_TOOLTIP = (
-    "Off: nothing is downloaded. On: what is missing is downloaded into models/gld when this node runs ({size}), "
-    "checked by SHA-256, and taken up again where it stopped."
+    "If on: missing files are downloaded into models/gld when this node runs ({size}). They are checked by SHA-256, "
+    "and an interrupted download is resumed. If off: nothing is downloaded."
 )
 
 
@@ -67,7 +67,7 @@ class GLDLoadBackbone(io.ComfyNode):
             node_id="GLDLoadBackbone",
             display_name="Load GLD Backbone",
             category="GLD",
-            description="The frozen networks that encode photographs into features and decode features into colour, "
+            description="Loads the networks that encode photographs into features and decode features into colour, "
             "depth and cameras.",
             search_aliases=["novel view", "depth anything 3", "geometric latent diffusion", "multi-view"],
             inputs=[
@@ -75,14 +75,14 @@ class GLDLoadBackbone(io.ComfyNode):
                     "backbone",
                     options=list(FAMILIES),
                     default=NANO if codec_folder("da3") is None else "da3",
-                    tooltip="da3: Depth Anything 3 Base. vggt: VGGT-1B (non-commercial weights). nano: the small model "
-                    "that comes with this plugin, for rendered rooms at 126 pixels.",
+                    tooltip="The backbone network. da3: Depth Anything 3 Base. vggt: VGGT-1B (non-commercial "
+                    "weights). nano: the small model that comes with this plugin, for rendered rooms at 126 pixels.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=["default", "fp32", "bf16"],
                     default="default",
-                    tooltip="Type the weights are kept in. default: fp32, as released (2.5 GB).",
+                    tooltip="Data type of the weights in memory. default: fp32, as released (2.5 GB).",
                     advanced=True,
                 ),
                 io.Boolean.Input(
@@ -94,11 +94,15 @@ class GLDLoadBackbone(io.ComfyNode):
                     default=UNDECIDED,
                     optional=True,
                     advanced=True,
-                    tooltip="To download vggt: VGGT-1B has a licence of its own. Read it on its page, choose here.",
+                    tooltip="Needed to download vggt: VGGT-1B has its own licence. Read it on its page and choose "
+                    "here.",
                 ),
             ],
             outputs=[
-                GLDBackbone.Output(display_name="backbone", tooltip="For encoding, decoding and camera estimation.")
+                GLDBackbone.Output(
+                    display_name="backbone",
+                    tooltip="The loaded backbone, for encoding, decoding and camera estimation.",
+                )
             ],
         )
 
@@ -107,15 +111,15 @@ class GLDLoadBackbone(io.ComfyNode):
         if backbone not in FAMILIES:
             return f"There is no backbone {backbone!r}; choose one of {', '.join(FAMILIES)}."
         if codec_folder(backbone) is None and backbone == NANO:
-            return f"{codec_folders(NANO)[-1]} is incomplete: nano comes with this plugin; install the plugin again."
+            return f"{codec_folders(NANO)[-1]} is incomplete. nano comes with this plugin; install the plugin again."
         if codec_folder(backbone) is None and not download:
-            return f"{missing(backbone)} Or switch on 'download'."
+            return f"{missing(backbone)} Or switch on 'download' in this node."
         has_vggt = folders.model_file(released_file("vggt", "backbone")) is not None
         if backbone == "vggt" and download and not has_vggt and vggt_licence == UNDECIDED:
             return (
-                "VGGT-1B has a licence of its own: facebook/VGGT-1B may not be used commercially, "
-                "facebook/VGGT-1B-Commercial may, and is given out on request. Read it on huggingface.co and choose "
-                "one in 'vggt_licence' before it is downloaded."
+                "VGGT-1B has its own licence: facebook/VGGT-1B must not be used commercially; "
+                "facebook/VGGT-1B-Commercial allows it and is given on request. Read the licence on huggingface.co and "
+                "choose one in 'vggt_licence' before the download."
             )
         return True
 
@@ -150,28 +154,33 @@ class GLDLoadDiffusionModel(io.ComfyNode):
             node_id="GLDLoadDiffusionModel",
             display_name="Load GLD Diffusion Model",
             category="GLD",
-            description="A diffusion model of GLD as a native MODEL: level 1 (the views' features) or the cascade "
-            "(their finer level 0).",
+            description="Loads a diffusion model of GLD as a native MODEL: level 1 (the features of the views) or the "
+            "cascade (their finer level 0).",
             search_aliases=["unet", "multi-view diffusion", "novel view", "geometric latent diffusion"],
             inputs=[
                 io.Combo.Input(
                     "model_name",
                     options=files,
                     default=next(name for name in files if "level1" in name),
-                    tooltip="A file in models/gld, released (.pt) or converted (.safetensors); nano/: the small model "
-                    "that comes with this plugin. level1 goes to Sample Level 1, cascade to Cascade Level 0.",
+                    tooltip="A model file in models/gld, released (.pt) or converted (.safetensors). Names with nano/ "
+                    "are the small model of this plugin. Use level1 in Sample GLD Level 1, cascade in Cascade GLD "
+                    "Level 0.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(networks.WEIGHT_DTYPES),
                     default="default",
-                    tooltip="Type the weights are kept in. default: bf16 where the device computes in it, else fp32. "
-                    "Cameras are embedded in float32 whatever is chosen.",
+                    tooltip="Data type of the weights in memory. default: bf16 if the device computes in it, else "
+                    "fp32. The cameras are always embedded in float32.",
                     advanced=True,
                 ),
                 io.Boolean.Input("download", default=False, tooltip=DOWNLOAD_TOOLTIP.format(size="2 to 3 GB")),
             ],
-            outputs=[io.Model.Output(display_name="model", tooltip="For GLD's or the stock samplers.")],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="The diffusion model, for GLD's samplers or ComfyUI's own."
+                )
+            ],
         )
 
     @classmethod

@@ -19,10 +19,14 @@ def checked(latent: dict, views: PhotographedViews, level: int, name: str):
     """The samples of a LATENT input as (V, C, ...); ValueError names the input where they cannot be that level's."""
     found = latent.get("gld_level", level)
     if found != level:
-        raise ValueError(f"The input '{name}' has level-{found} features, level {level} belongs there; swap the wires.")
+        raise ValueError(
+            f"The input '{name}' has level-{found} features, but level {level} is needed; swap the connections."
+        )
     networks.check_samples(views, latent["samples"], name)
     if len(latent["samples"]) != 1:
-        raise ValueError(f"The input '{name}' holds {len(latent['samples'])} samples; pick one with Latent From Batch.")
+        raise ValueError(
+            f"The input '{name}' holds {len(latent['samples'])} samples; choose one with Latent From Batch."
+        )
     return latent["samples"][0].float().transpose(0, 1)
 
 
@@ -33,14 +37,23 @@ class GLDEncodeViews(io.ComfyNode):
             node_id="GLDEncodeViews",
             display_name="Encode GLD Views",
             category="GLD",
-            description="Encode the source photographs; the cameras say which views will be made.",
+            description="Encodes the source photographs into features. The cameras say which views will be generated.",
             search_aliases=["features", "novel view", "vae encode"],
             inputs=[
-                GLDBackbone.Input("backbone", tooltip="From Load GLD Backbone."),
-                io.Image.Input("images", tooltip="The N source photographs; width and height multiples of 14."),
-                GLDCameras.Input("cameras", tooltip="Cameras of all V views, those of the N photographs first."),
+                GLDBackbone.Input("backbone", tooltip="The output of Load GLD Backbone."),
+                io.Image.Input(
+                    "images", tooltip="The N source photographs. Their width and height must be multiples of 14."
+                ),
+                GLDCameras.Input(
+                    "cameras", tooltip="The cameras of all V views. The cameras of the N photographs come first."
+                ),
             ],
-            outputs=[GLDViews.Output(display_name="views", tooltip="Features of the sources, and all cameras.")],
+            outputs=[
+                GLDViews.Output(
+                    display_name="views",
+                    tooltip="The features of the source photographs, with the cameras of all views.",
+                )
+            ],
         )
 
     @classmethod
@@ -58,10 +71,14 @@ def sampling_inputs(level: str) -> list:
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=True,
-            tooltip="Of the noise that all views start from.",
+            tooltip="Random seed for the initial noise of all views.",
         ),
         io.Int.Input(
-            "steps", default=49, min=1, max=1000, tooltip=f"Steps from noise to {level}. 49 is as released for DA3."
+            "steps",
+            default=49,
+            min=1,
+            max=1000,
+            tooltip=f"Number of sampling steps from noise to {level}. The released program uses 49 for DA3.",
         ),
         io.Float.Input(
             "cfg",
@@ -69,19 +86,20 @@ def sampling_inputs(level: str) -> list:
             min=0.0,
             max=20.0,
             step=0.1,
-            tooltip="Guidance: how far the cameras push, against views without cameras. 1 halves the time.",
+            tooltip="Guidance scale: how strongly the cameras guide the result. 1 means no guidance and takes half "
+            "the time.",
         ),
         io.Combo.Input(
             "sampler_name",
             options=comfy.samplers.SAMPLER_NAMES,
             default="euler",
-            tooltip="Any of the host's. euler: as released.",
+            tooltip="Any sampler of ComfyUI. The released program uses euler.",
         ),
         io.Combo.Input(
             "scheduler",
             options=["gld", *comfy.samplers.SCHEDULER_NAMES],
             default="gld",
-            tooltip="gld: the released time grid, which follows the number of views.",
+            tooltip="Noise schedule. gld is the released one, which depends on the number of views.",
         ),
         io.Float.Input(
             "shift",
@@ -90,7 +108,7 @@ def sampling_inputs(level: str) -> list:
             max=100.0,
             step=0.1,
             advanced=True,
-            tooltip="Time shift of the gld scheduler. 0: the released one for the number of views.",
+            tooltip="Time shift of the gld scheduler. 0 means the released value for the number of views.",
         ),
         io.Int.Input(
             "window",
@@ -98,8 +116,8 @@ def sampling_inputs(level: str) -> list:
             min=2,
             max=64,
             optional=True,
-            tooltip="Views that are made together, sources included; the models were trained on up to 8. A longer path "
-            "is made in windows, each with all the sources.",
+            tooltip="Window size: the number of views that are generated together, including the sources. The models "
+            "were trained with up to 8. A longer path is split into windows, and each window contains all sources.",
         ),
         io.Int.Input(
             "overlap",
@@ -107,15 +125,15 @@ def sampling_inputs(level: str) -> list:
             min=0,
             max=62,
             optional=True,
-            tooltip="Targets that a window takes over from the one before, so that it continues it. More: smoother, "
-            "and slower.",
+            tooltip="Window overlap: the number of targets that a window shares with the window before it. A larger "
+            "overlap gives smoother transitions and takes more time.",
         ),
         io.Boolean.Input(
             "closed",
             default=False,
             optional=True,
             advanced=True,
-            tooltip="The path ends where it began: the last window takes over the first target too.",
+            tooltip="Closed path: the camera returns to its start, so the last window also shares the first target.",
         ),
     ]
 
@@ -145,7 +163,7 @@ def sample_views(
 ) -> io.NodeOutput:
     """The LATENT of a level, with the plan of its windows for the decoders. level1: for the cascade."""
     if not math.isfinite(cfg + shift):
-        raise ValueError(f"The input 'cfg' is {cfg} and 'shift' {shift}; give finite numbers.")
+        raise ValueError(f"The inputs 'cfg' and 'shift' are {cfg} and {shift}; give finite numbers.")
     networks.check_model(model, views, level)
     if level1 is not None:
         checked(level1, views, 1, "level1")
@@ -162,14 +180,16 @@ class GLDSampleLevel1(io.ComfyNode):
             node_id="GLDSampleLevel1",
             display_name="Sample GLD Level 1",
             category="GLD",
-            description="Make the level-1 features of all views, sources included.",
+            description="Samples the level-1 features of all views, including the sources.",
             search_aliases=["ksampler", "novel view synthesis", "multi-view diffusion"],
             inputs=[
-                io.Model.Input("model", tooltip="A level-1 model."),
-                GLDViews.Input("views", tooltip="From Encode GLD Views."),
+                io.Model.Input("model", tooltip="A level-1 diffusion model."),
+                GLDViews.Input("views", tooltip="The output of Encode GLD Views."),
                 *sampling_inputs("level-1 features"),
             ],
-            outputs=[io.Latent.Output(display_name="level1", tooltip="(1, C, V, h, w) normalised features.")],
+            outputs=[
+                io.Latent.Output(display_name="level1", tooltip="Normalised level-1 features of shape (1, C, V, h, w).")
+            ],
         )
 
     @classmethod
@@ -184,15 +204,17 @@ class GLDCascadeLevel0(io.ComfyNode):
             node_id="GLDCascadeLevel0",
             display_name="Cascade GLD Level 0",
             category="GLD",
-            description="Make the finer level-0 features of all views, given those of level 1.",
+            description="Samples the finer level-0 features of all views, guided by their level-1 features.",
             search_aliases=["ksampler", "refiner", "detail"],
             inputs=[
-                io.Model.Input("model", tooltip="A cascade model."),
-                GLDViews.Input("views", tooltip="From Encode GLD Views."),
-                io.Latent.Input("level1", tooltip="From Sample GLD Level 1, with the same views."),
+                io.Model.Input("model", tooltip="A cascade diffusion model."),
+                GLDViews.Input("views", tooltip="The output of Encode GLD Views."),
+                io.Latent.Input("level1", tooltip="The output of Sample GLD Level 1 for the same views."),
                 *sampling_inputs("level-0 features"),
             ],
-            outputs=[io.Latent.Output(display_name="level0", tooltip="(1, C, V, h, w) normalised features.")],
+            outputs=[
+                io.Latent.Output(display_name="level0", tooltip="Normalised level-0 features of shape (1, C, V, h, w).")
+            ],
         )
 
     @classmethod
@@ -207,19 +229,26 @@ class GLDConditioning(io.ComfyNode):
             node_id="GLDConditioning",
             display_name="GLD Conditioning",
             category="GLD/advanced",
-            description="What the stock samplers need to run a GLD model: conditioning with and without cameras, and "
-            "the empty latent.",
+            description="Prepares the inputs of ComfyUI's own samplers for a GLD model: conditioning with and without "
+            "cameras, and an empty latent.",
             search_aliases=["ksampler", "advanced sampling"],
             inputs=[
-                GLDViews.Input("views", tooltip="From Encode GLD Views."),
+                GLDViews.Input("views", tooltip="The output of Encode GLD Views."),
                 io.Latent.Input(
-                    "level1", optional=True, tooltip="For the cascade: the level-1 features. Leave open for level 1."
+                    "level1",
+                    optional=True,
+                    tooltip="The level-1 features, which the cascade needs. If not connected: conditioning for level "
+                    "1.",
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="The sources with all cameras."),
-                io.Conditioning.Output(display_name="negative", tooltip="The sources without cameras."),
-                io.Latent.Output(display_name="latent", tooltip="Empty, (1, C, V, h, w)."),
+                io.Conditioning.Output(
+                    display_name="positive", tooltip="Conditioning with the source features and all cameras."
+                ),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="Conditioning with the source features and without cameras."
+                ),
+                io.Latent.Output(display_name="latent", tooltip="Empty latent of shape (1, C, V, h, w)."),
             ],
         )
 
@@ -239,18 +268,34 @@ class GLDScheduler(io.ComfyNode):
             node_id="GLDScheduler",
             display_name="GLD Scheduler",
             category="GLD/advanced",
-            description="The released time grid as SIGMAS for SamplerCustom and SamplerCustomAdvanced.",
+            description="Gives the released noise schedule as SIGMAS for SamplerCustom and SamplerCustomAdvanced.",
             search_aliases=["sigmas", "timesteps"],
             inputs=[
                 io.Model.Input("model", tooltip="The GLD model that will be sampled."),
-                io.Latent.Input("latent", tooltip="From GLD Conditioning; the time shift follows its number of views."),
-                io.Int.Input("steps", default=49, min=1, max=1000, tooltip="Network evaluations. 49 is as released."),
+                io.Latent.Input(
+                    "latent", tooltip="The latent of GLD Conditioning. The time shift depends on its number of views."
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=49,
+                    min=1,
+                    max=1000,
+                    tooltip="Number of sampling steps. The released program uses 49 for DA3.",
+                ),
                 io.Float.Input(
-                    "shift", default=0.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip="0: the released one."
+                    "shift",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    advanced=True,
+                    tooltip="Time shift. 0 means the released value for the number of views.",
                 ),
             ],
             outputs=[
-                io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 times from 1 down; the last is not 0.")
+                io.Sigmas.Output(
+                    display_name="sigmas", tooltip="steps + 1 noise levels that decrease from 1. The last one is not 0."
+                )
             ],
         )
 
@@ -259,7 +304,10 @@ class GLDScheduler(io.ComfyNode):
         networks.check_model(model, None, latent.get("gld_level"))
         shape = tuple(latent["samples"].shape)
         if len(shape) != 5:
-            raise ValueError(f"The input 'latent' has shape {shape}, not (1, C, V, h, w); wire GLD Conditioning's.")
+            raise ValueError(
+                f"The input 'latent' has shape {shape} instead of (1, C, V, h, w); connect the latent of GLD "
+                "Conditioning."
+            )
         return io.NodeOutput(sampling.released_sigmas(model, latent["samples"], steps, shift))
 
 
@@ -270,18 +318,19 @@ class GLDFast(io.ComfyNode):
             node_id="GLDFast",
             display_name="Speed Up GLD Sampling",
             category="GLD/advanced",
-            description="A GLD model that is guided part of the time and runs its condition encoder less often, with "
-            "any sampler. Faster, and no longer the released result.",
+            description="Makes sampling faster with any sampler: guidance is used in a part of the time range only, "
+            "and the condition encoder runs less often. The result differs from the released one.",
             search_aliases=["fast", "faster", "guidance interval", "cache", "acceleration"],
             inputs=[
-                io.Model.Input("model", tooltip="From Load GLD Diffusion Model, of either level."),
+                io.Model.Input("model", tooltip="The output of Load GLD Diffusion Model, of level 1 or level 0."),
                 io.Float.Input(
                     "guidance_from",
                     default=flow.FAST.guidance[0],
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Time from which on there is guidance: 0 is the finished features, 1 is noise.",
+                    tooltip="Lower end of the time range with guidance. Time 0 is the finished features, time 1 is "
+                    "noise.",
                 ),
                 io.Float.Input(
                     "guidance_to",
@@ -289,26 +338,33 @@ class GLDFast(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Time up to which there is guidance. Outside only the cameras' branch is evaluated, which "
-                    "takes half the time; with the gld scheduler half the steps are above 0.97. 0 to 1: as released.",
+                    tooltip="Upper end of the time range with guidance. Outside the range a step takes half the time. "
+                    "With the gld scheduler, half of the steps are above 0.97. A range from 0 to 1 gives the released "
+                    "result.",
                 ),
                 io.Int.Input(
                     "share",
                     default=2,
                     min=1,
                     max=100,
-                    tooltip="Evaluations in a row that use one output of the condition encoder. 1: as released.",
+                    tooltip="Number of consecutive steps that share one output of the condition encoder. 1 gives the "
+                    "released result.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model", tooltip="For GLD's or the stock samplers.")],
+            outputs=[
+                io.Model.Output(
+                    display_name="model",
+                    tooltip="The same model with faster settings, for GLD's samplers or ComfyUI's own.",
+                )
+            ],
         )
 
     @classmethod
     def validate_inputs(cls, guidance_from, guidance_to):
         if not guidance_from <= guidance_to:
             return (
-                f"'guidance_from' is {guidance_from} and 'guidance_to' {guidance_to}, which leaves no time between; "
-                "set 'guidance_from' below 'guidance_to', or 'cfg' in the sampler to 1 for no guidance."
+                f"'guidance_from' is {guidance_from} and 'guidance_to' is {guidance_to}, so the time range is empty; "
+                "set 'guidance_from' below 'guidance_to', or for no guidance set 'cfg' in the sampler to 1."
             )
         return True
 

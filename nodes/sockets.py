@@ -14,8 +14,8 @@ GLDViews = io.Custom("GLD_VIEWS")
 DA3Geometry = io.Custom("DA3_GEOMETRY")
 
 LONG_SIDE_TOOLTIP = (
-    "Pixels of the longer side after fitting; the shorter one becomes the nearest multiple of 14. The models were "
-    "trained at 504."
+    "Length of the longer image side in pixels after resizing. The shorter side becomes the nearest multiple of 14. "
+    "The models were trained at 504."
 )
 
 
@@ -38,7 +38,7 @@ def indices(text: str, name: str) -> list[int]:
         first, _, last = part.partition("-")
         ends = (first, last or first)
         if not all(end.isdecimal() and len(end) < 6 for end in ends) or int(ends[0]) > int(ends[1]):
-            raise ValueError(f"The input '{name}' is {text[:60]!r}; give view numbers such as 0, 3-5.")
+            raise ValueError(f"The input '{name}' is {text[:60]!r}; give view numbers such as '0, 3-5'.")
         out += range(int(ends[0]), int(ends[1]) + 1)
     return out
 
@@ -46,7 +46,7 @@ def indices(text: str, name: str) -> list[int]:
 def check_chosen(value: dict | None, name: str) -> None:
     """ValueError where a combo was sent with none of its options, which the host leaves out."""
     if value is None:
-        raise ValueError(f"The input '{name}' has none of its options; choose one in the node.")
+        raise ValueError(f"The input '{name}' has no value; choose one of its options in the node.")
 
 
 def check_geometry(geometry: dict) -> None:
@@ -66,8 +66,8 @@ def sources_geometry(geometry: dict, sources: Cameras) -> Geometry:
     found, _ = read_da3_geometry(geometry)
     if len(found) < len(sources):
         raise ValueError(
-            f"The input 'geometry' has {len(found)} views, there are {len(sources)} sources; wire the geometry of all "
-            "of them, in their order."
+            f"The input 'geometry' has {len(found)} views for {len(sources)} sources; connect the geometry of all "
+            "sources, in their order."
         )
     N, confidence = len(sources), geometry.get("confidence")
     depth = geometry["depth"][:N].float().cpu()

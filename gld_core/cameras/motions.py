@@ -137,72 +137,72 @@ def hold(t: float, stage: Stage):
 
 
 def orbit(t: float, stage: Stage, degrees: float = 360.0):
-    """Around the centre, about the vertical through it; above 0 the camera starts to the right."""
+    """Orbit around the centre, about its vertical axis. A positive angle starts to the right."""
     return about_centre(stage, rotation(stage.up, degrees * t)), 1.0
 
 
 def arc(t: float, stage: Stage, degrees: float = 30.0, elevation: float = 0.0):
-    """Around the centre by `degrees` to the right and `elevation` upwards."""
+    """Move around the centre by `degrees` to the right and `elevation` upwards."""
     turn = rotation(stage.up, degrees * t) @ rotation(right_of(stage), -elevation * t)
     return about_centre(stage, turn), 1.0
 
 
 def spiral(t: float, stage: Stage, radius: float = 0.2, turns: float = 2.0, advance: float = 0.2):
-    """Circles that widen to `radius` while moving forward by `advance`, facing the centre."""
+    """Move in circles that widen to `radius`, and forward by `advance`, facing the centre."""
     angle = 2 * math.pi * turns * t
     offset = xyz(radius * t * math.sin(angle), radius * t * math.cos(angle), advance * t)
     return facing_centre(stage, stage.depth * offset), 1.0
 
 
 def lemniscate(t: float, stage: Stage, width: float = 0.2):
-    """A lying figure of eight (Bernoulli's) reaching `width` to both sides, facing the centre."""
+    """Move along a horizontal figure of eight (Bernoulli's) that reaches `width` to both sides, facing the centre."""
     angle = 2 * math.pi * t + math.pi / 2
     along = -width * math.cos(angle) / (1 + math.sin(angle) ** 2)
     return facing_centre(stage, stage.depth * xyz(along, along * math.sin(angle), 0)), 1.0
 
 
 def dolly(t: float, stage: Stage, distance: float = 0.3):
-    """Along the viewing direction: above 0 in, below 0 out."""
+    """Move along the viewing direction. A positive distance moves forward."""
     return translation(xyz(0, 0, distance * stage.depth * t)), 1.0
 
 
 def truck(t: float, stage: Stage, distance: float = 0.3):
-    """Sideways: above 0 to the right."""
+    """Move sideways. A positive distance moves to the right."""
     return translation(right_of(stage) * distance * stage.depth * t), 1.0
 
 
 def pedestal(t: float, stage: Stage, distance: float = 0.2):
-    """Vertically: above 0 up."""
+    """Move vertically. A positive distance moves up."""
     return translation(stage.up * distance * stage.depth * t), 1.0
 
 
 def pan(t: float, stage: Stage, degrees: float = 30.0):
-    """Turn in place about the vertical: above 0 to the right."""
+    """Turn in place about the vertical axis. A positive angle turns to the right."""
     return rotation(stage.up, -degrees * t), 1.0
 
 
 def tilt(t: float, stage: Stage, degrees: float = 15.0):
-    """Turn in place: above 0 upwards."""
+    """Turn in place. A positive angle turns upwards."""
     return rotation(right_of(stage), degrees * t), 1.0
 
 
 def roll(t: float, stage: Stage, degrees: float = 30.0):
-    """Turn in place about the viewing direction: above 0 the camera turns clockwise."""
+    """Turn in place about the viewing direction. A positive angle turns the camera clockwise."""
     return rotation(xyz(0, 0, 1), degrees * t), 1.0
 
 
 def zoom(t: float, stage: Stage, factor: float = 1.5):
-    """Multiply the focal length by up to `factor`: above 1 closer."""
+    """Multiply the focal length by up to `factor`. A factor above 1 zooms in."""
     return translation(xyz(0, 0, 0)), factor**t
 
 
 def dolly_zoom(t: float, stage: Stage, factor: float = 1.5):
-    """Zoom by up to `factor` while moving back, so that what is at the scene's depth keeps its size."""
+    """Zoom by up to `factor` while moving back, so that objects at the scene depth keep their size."""
     return translation(xyz(0, 0, stage.depth * (1 - factor**t))), factor**t
 
 
 def look_around(t: float, stage: Stage, degrees: float = 20.0, elevation: float = 10.0):
-    """Stay, and let the view swing `degrees` to both sides and `elevation` up and down, back to the start."""
+    """Stay in place while the view swings by `degrees` to both sides and by `elevation` up and down."""
     angle = 2 * math.pi * t
     aside = rotation(stage.up, -degrees * math.sin(angle))
     return aside @ rotation(right_of(stage), elevation * math.sin(2 * angle)), 1.0

@@ -50,7 +50,7 @@ def output_path(prefix: str) -> str:
     inside = folder_paths.is_within_directory(top, os.path.join(top, name))
     try:
         if name == "." or long or not name.isprintable() or not inside:
-            raise ValueError("it is no name below the output folder")
+            raise ValueError("this is not a file name in the output folder")
         folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, top)
     except (ValueError, OSError) as error:
         raise ValueError(

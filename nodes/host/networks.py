@@ -80,7 +80,7 @@ def choose_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
     device = comfy.model_management.get_torch_device()
     weights = WEIGHT_DTYPES[weight_dtype] or comfy.model_management.unet_dtype(device, supported_dtypes=supported)
     if not comfy.model_management.supports_cast(device, weights):
-        raise ValueError(f"ComfyUI cannot keep {weight_dtype} weights on {device}; choose bf16 in 'weight_dtype'.")
+        raise ValueError(f"ComfyUI cannot use {weight_dtype} weights on {device}; choose bf16 in 'weight_dtype'.")
     return weights, comfy.model_management.unet_manual_cast(weights, device, supported) or weights
 
 
@@ -182,7 +182,9 @@ class DiffusionModel(comfy.model_base.BaseModel):
     def extra_conds(self, **kwargs):
         views, level1 = kwargs.get("gld_views"), kwargs.get("gld_level1")
         if views is None:
-            raise ValueError("A GLD model was given conditioning of another kind; take it from GLD Conditioning.")
+            raise ValueError(
+                "A GLD model needs conditioning from GLD Conditioning, but it got another kind; connect that node."
+            )
         check_level(self, 1 if level1 is None else 0)
         check_samples(views, kwargs["noise"], "latent_image", self.diffusion_model.config.channels)
         device = kwargs["device"]
@@ -210,7 +212,7 @@ def diffusion_family(path: Path) -> tuple[str, int]:
         return "vggt", 0 if "cascade" in path.name.lower() else 1
     levels = {checkpoints.DA3_LEVEL1: 1, checkpoints.DA3_CASCADE: 0}
     if family not in levels:
-        raise ValueError(f"{path} holds {family}, no diffusion model of GLD; choose a level-1 or a cascade file.")
+        raise ValueError(f"{path} holds {family} and not a diffusion model of GLD; choose a level-1 or a cascade file.")
     return "da3", levels[family]
 
 
@@ -235,10 +237,12 @@ LEVEL_NAMES = {1: "a level-1 model", 0: "a cascade model"}
 def check_level(model, level: int | None) -> None:
     """ValueError unless a BaseModel is GLD's, for that level where one is given."""
     if not isinstance(model, DiffusionModel):
-        raise ValueError(f"The input 'model' is {type(model).__name__}; wire one from Load GLD Diffusion Model there.")
+        raise ValueError(
+            f"The input 'model' is {type(model).__name__}; connect the output of Load GLD Diffusion Model."
+        )
     if level is not None and model.level != level:
         raise ValueError(
-            f"The input 'model' has the weights of {LEVEL_NAMES[model.level]}, {LEVEL_NAMES[level]} belongs there; "
+            f"The input 'model' has the weights of {LEVEL_NAMES[model.level]}, but {LEVEL_NAMES[level]} is needed; "
             "choose another file in Load GLD Diffusion Model."
         )
 
@@ -248,8 +252,8 @@ def check_model(patcher, views: Views | None, level: int | None) -> None:
     check_level(patcher.model, level)
     if views is not None and patcher.model.backbone != views.backbone:
         raise ValueError(
-            f"The views were encoded with {views.backbone}, the input 'model' is made for {patcher.model.backbone}; "
-            "load both for one backbone."
+            f"The views were encoded with {views.backbone}, but the input 'model' is made for "
+            f"{patcher.model.backbone}; load both for the same backbone."
         )
 
 
@@ -258,11 +262,11 @@ def check_samples(views: Views, samples: Tensor, name: str, channels: int | None
     V, C, *grid = views.latent_shape
     if channels is not None and channels != C:
         raise ValueError(
-            f"The model works on {channels} feature channels, the views were encoded with {C}; "
-            "load model and backbone of one family."
+            f"The model works with {channels} feature channels, but the views have {C}; load a model and a backbone of "
+            "the same family."
         )
     if samples.ndim != 5 or tuple(samples.shape[1:]) != (C, V, *grid):
         raise ValueError(
-            f"The input '{name}' has shape {tuple(samples.shape)}, these views need {(1, C, V, *grid)}; "
-            "it was made for other views, another size, or another backbone."
+            f"The input '{name}' has shape {tuple(samples.shape)}, but these views need {(1, C, V, *grid)}; it was "
+            "made for other views, another size or another backbone."
         )

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def sentences() -> list[re.Pattern]:
     """Every text in the product's code, with anything where a value is filled in."""
     found = []
-    for path in [*(ROOT / "gld_core").rglob("*.py"), *(ROOT / "nodes").glob("*.py")]:
+    for path in [*(ROOT / "gld_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             parts = node.values if isinstance(node, ast.JoinedStr) else [node] if isinstance(node, ast.Constant) else []
             texts = [part.value if isinstance(part, ast.Constant) else None for part in parts]

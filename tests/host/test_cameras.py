@@ -284,7 +284,7 @@ def test_set_cameras_names_what_is_wrong(error, graph, only):
     prompt["views"]["inputs"]["cameras"] = ["set", 0]
     assert "give both the same size" in error(only(prompt, "save level1"))
     prompt["set"]["inputs"]["sources"] = 9
-    assert "there are 2 cameras; lower it" in error(only(prompt, "save level1"))
+    assert "'cameras' has only 2; lower it" in error(only(prompt, "save level1"))
     prompt["set"] = set_cameras(["scene", 1], "orbit", degrees=30.0, source=5)
     assert "no source 5 to start from" in error(only(prompt, "save level1"))
 
@@ -424,7 +424,7 @@ def test_camera_files_stay_in_the_input_folder(server, error):
     with pytest.raises(Exception, match="not in"):
         error({"load": from_file("../outside/binary"), "save": save(["load", 0])})
     stray = {"load": load_json(GOOD), "save": save(["load", 0], filename_prefix="../../stray")}
-    assert "no name below the output folder" in error(stray)
+    assert "not a file name in the output folder" in error(stray)
 
 
 # A picture of the path
@@ -471,9 +471,9 @@ def test_a_preview_of_other_photographs_is_refused(error, estimate, graph, only)
     prompt = estimate(1, long_side=112) | only(graph(sources="1,"), "scene")
     settings = {"sources": 0, "min_confidence": 1.0, "max_points": 1000}
     prompt["preview"] = node("GLDPreviewCameras", cameras=["scene", 1], geometry=["estimate", 2], **settings)
-    assert "wire the geometry of the fitted photographs" in error(prompt)
+    assert "connect the geometry of the resized photographs" in error(prompt)
     prompt["preview"]["inputs"]["sources"] = 3
-    assert "has 1 views, there are 3 sources" in error(prompt)
+    assert "has 1 views for 3 sources" in error(prompt)
 
 
 def test_matrices_in_the_example_are_readable(server):

@@ -32,12 +32,12 @@ def latent_file(server, name: str, tensor: torch.Tensor) -> dict:
 
 def test_cascade_weights_in_level_1(message, graph, only):
     prompt = only(graph(level1_model="checkpoints/da3_cascade.pt"), "save level1")
-    assert "'model' has the weights of a cascade model, a level-1 model belongs there" in message(prompt)
+    assert "'model' has the weights of a cascade model, but a level-1 model is needed" in message(prompt)
 
 
 def test_level_1_weights_in_the_cascade(message, graph, only):
     prompt = only(graph(level0_model="checkpoints/da3_level1.pt"), "save level0")
-    assert "'model' has the weights of a level-1 model, a cascade model belongs there" in message(prompt)
+    assert "'model' has the weights of a level-1 model, but a cascade model is needed" in message(prompt)
 
 
 def test_level_1_weights_in_the_cascade_by_a_stock_sampler(message, graph, only):
@@ -59,13 +59,13 @@ def test_level_1_weights_in_the_cascade_by_a_stock_sampler(message, graph, only)
             "denoise": 1.0,
         },
     }
-    assert "a cascade model belongs there" in message(only(prompt, "save level0"))
+    assert "a cascade model is needed" in message(only(prompt, "save level0"))
 
 
 def test_swapped_latents(message, graph, only):
     prompt = graph()
     prompt["rgb"]["inputs"] |= {"level1": ["level0", 0], "level0": ["level1", 0]}
-    assert "'level1' has level-0 features, level 1 belongs there; swap the wires" in message(only(prompt, "save rgb"))
+    assert "'level1' has level-0 features, but level 1 is needed; swap the connections" in message(only(prompt, "save rgb"))
 
 
 def test_latent_of_other_views(message, graph, only):
@@ -88,7 +88,7 @@ def test_two_samples_in_one_latent(message, graph, only):
     prompt = graph()
     prompt["twice"] = {"class_type": "RepeatLatentBatch", "inputs": {"samples": ["level1", 0], "amount": 2}}
     prompt["rgb"]["inputs"]["level1"] = ["twice", 0]
-    assert "holds 2 samples; pick one with Latent From Batch" in message(only(prompt, "save rgb"))
+    assert "holds 2 samples; choose one with Latent From Batch" in message(only(prompt, "save rgb"))
 
 
 def test_another_packs_conditioning(message, graph, only):
@@ -110,7 +110,7 @@ def test_another_packs_conditioning(message, graph, only):
             "denoise": 1.0,
         },
     }
-    assert "take it from GLD Conditioning" in message(only(prompt, "save level1"))
+    assert "needs conditioning from GLD Conditioning" in message(only(prompt, "save level1"))
 
 
 def test_a_size_that_is_not_a_multiple_of_14(message, graph, only):
@@ -172,7 +172,7 @@ def test_a_web_page_saved_as_a_file(server, message, graph, only):
 def test_a_file_of_another_network(server, message, graph, only):
     shutil.copy(server.base / "models/gld/pretrained_models/mae_decoder.pt", server.base / "models/gld/strange.pt")
     sentence = message(only(graph(level1_model="strange.pt"), "save level1"))
-    assert "holds an RGB decoder, no diffusion model of GLD" in sentence
+    assert "holds an RGB decoder and not a diffusion model of GLD" in sentence
 
 
 def test_a_missing_model_says_where_to_put_it(server, message, graph, only):
@@ -206,7 +206,7 @@ def test_names_never_leave_their_folders(server, message, graph, only):
 
 def test_views_that_are_not_there(message, graph, only):
     assert "There is no target view 9; the scene has views 0 to 5" in message(only(graph(targets="9"), "save level1"))
-    assert "give view numbers such as 0, 3-5" in message(only(graph(targets="all"), "save level1"))
+    assert "give view numbers such as '0, 3-5'" in message(only(graph(targets="all"), "save level1"))
 
 
 def test_the_queue_goes_on(server, graph, only):

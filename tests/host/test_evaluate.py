@@ -74,11 +74,11 @@ def test_equal_pictures_have_no_number_in_json(server, prompt):
 @pytest.mark.parametrize(
     "inputs, message",
     [
-        ({"truth": ["small", 0]}, "'truth' is 4 of 56x42; give photographs of one size"),
-        ({"images": ["photographs", 0], "truth": ["rgb", 0]}, "'images' is 4 pictures of 84x56, 'truth' is 6"),
-        ({"cameras": ["scene", 1]}, "'cameras' and 'true_cameras' one is open"),
-        ({"true_geometry": ["depth", 0]}, "'geometry' and 'true_geometry' one is open"),
-        ({"cameras": ["photographs", 1], "true_cameras": ["scene", 1]}, "'cameras' is 5 cameras, 'true_cameras' 6"),
+        ({"truth": ["small", 0]}, "'truth' has 4 of 56x42; give photographs of the last views in 'images', of the same size"),
+        ({"images": ["photographs", 0], "truth": ["rgb", 0]}, "'images' has 4 pictures of 84x56 pixels, 'truth' has 6"),
+        ({"cameras": ["scene", 1]}, "Only one of the inputs 'cameras' and 'true_cameras' is connected"),
+        ({"true_geometry": ["depth", 0]}, "Only one of the inputs 'geometry' and 'true_geometry' is connected"),
+        ({"cameras": ["photographs", 1], "true_cameras": ["scene", 1]}, "'cameras' has 5 cameras, 'true_cameras' has 6"),
     ],
 )
 def test_wrong_wiring_is_a_sentence(server, graph, only, inputs, message):

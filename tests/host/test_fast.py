@@ -94,5 +94,5 @@ def test_a_second_node_takes_the_place_of_the_first(server, fast, only, plain):
 
 
 def test_times_the_wrong_way_round_are_named(server, fast, only):
-    with pytest.raises(Exception, match="'guidance_from' is 0.9 and 'guidance_to' 0.1, which leaves no time between"):
+    with pytest.raises(Exception, match="'guidance_from' is 0.9 and 'guidance_to' is 0.1, so the time range is empty"):
         server.run(only(fast({"guidance_from": 0.9, "guidance_to": 0.1, "share": 1}), "save level1"))

@@ -264,7 +264,7 @@ def test_a_data_set_is_a_new_folder_every_time_below_output(server, room, only):
     assert (folders[0] / "transforms.json").is_file() and (folders[2] / "sparse/0/points3D.bin").is_file()
     for name in ("../out", "a/../../out", "/tmp/out"):
         result = server.run(only(room(filename_prefix=name), "dataset"))
-        assert "no name below the output folder" in result.error
+        assert "not a file name in the output folder" in result.error
     after = set((server.base / "output").rglob("*"))
     assert all((server.base / "output/new") in [path, *path.parents] for path in after - before)
 
@@ -326,7 +326,7 @@ def test_views_become_a_video_in_the_order_of_the_path(server, graph, only):
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"cameras": ["other", 1]}, "wire the cameras of these views"),
+        ({"cameras": ["other", 1]}, "connect the cameras of these views"),
         ({"confirmed_by": 16}, "lower 'confirmed_by'"),
     ],
     ids=["other cameras", "no agreement"],

@@ -168,7 +168,7 @@ def test_after_the_download_the_graph_runs(bare_server, hub, wanted, models):
 def test_vggt_is_downloaded_only_after_its_licence_was_chosen(bare_server, hub, wanted):
     wanted["backbone"]["inputs"]["backbone"] = "vggt"
     hub.paths.clear()
-    with pytest.raises(Exception, match="facebook/VGGT-1B may not be used commercially"):
+    with pytest.raises(Exception, match="facebook/VGGT-1B must not be used commercially"):
         bare_server.run(wanted)
     assert hub.paths == []
     for repository in ("facebook/VGGT-1B", "facebook/VGGT-1B-Commercial"):

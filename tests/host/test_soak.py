@@ -36,10 +36,10 @@ def second_client(server):
 
 # What is wrong with a prompt: how to spoil it, and words of the sentence it has to fail with.
 BAD = {
-    "cascade in level 1": (lambda p: p["level1"]["inputs"].update(model=["model0", 0]), "a level-1 model belongs"),
+    "cascade in level 1": (lambda p: p["level1"]["inputs"].update(model=["model0", 0]), "a level-1 model is needed"),
     "swapped latents": (
         lambda p: p["rgb"]["inputs"].update(level1=["level0", 0], level0=["level1", 0]),
-        "swap the wires",
+        "swap the connections",
     ),
     "no such scene": (lambda p: p["scene"]["inputs"].update(scene="../room"), "There is no scene"),
     "no such view": (lambda p: p["scene"]["inputs"].update(targets="2, 77"), "There is no target view 77"),

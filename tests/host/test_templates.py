@@ -22,7 +22,7 @@ def quick(prompt: dict, small: bool) -> dict:
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(API.glob("*.json"))])
 def test_a_workflow_runs(server, name):
-    # nano does not find where several photographs stand.
+    # nano cannot find the positions of several photographs.
     prompt = quick(json.loads((API / f"{name}.json").read_text(encoding="utf-8")), small=name != "gld_walkthrough")
     result = server.run(prompt)
     assert result.error is None
@@ -42,4 +42,4 @@ def test_nano_says_that_it_takes_one_photograph_without_a_camera(server):
         },
         "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 1]}},
     }
-    assert "does not find where the 2 photographs stand" in server.run(prompt).error
+    assert "cannot find the positions of 2 photographs" in server.run(prompt).error
