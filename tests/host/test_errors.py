@@ -65,7 +65,7 @@ def test_level_1_weights_in_the_cascade_by_a_stock_sampler(message, graph, only)
 def test_swapped_latents(message, graph, only):
     prompt = graph()
     prompt["rgb"]["inputs"] |= {"level1": ["level0", 0], "level0": ["level1", 0]}
-    assert "'level1' has level-0 features, but level 1 is needed; swap the connections" in message(only(prompt, "save rgb"))
+    assert "has level-0 features, but level 1 is needed; swap the connections" in message(only(prompt, "save rgb"))
 
 
 def test_latent_of_other_views(message, graph, only):
