@@ -5,7 +5,7 @@ A codec holds a backbone family's frozen networks and statistics. spec/model.md 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,9 +67,7 @@ class Geometry:
         sim3 = umeyama(recovered, cameras.c2w[:, :3, 3])
         if not 1e-12 < sim3.scale < 1e12:
             return self, 1.0
-        aligned = Cameras(
-            sim3.apply_to_poses(self.cameras.c2w), self.cameras.K, self.cameras.height, self.cameras.width
-        )
+        aligned = replace(self.cameras, c2w=sim3.apply_to_poses(self.cameras.c2w), origin=cameras.origin)
         scaled = Geometry(self.depth * sim3.scale, self.depth_conf, self.ray, self.ray_conf, aligned)
         return scaled, sim3.scale
 

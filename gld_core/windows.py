@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from .autoencoder import Codec, Geometry, Views
-from .cameras import Cameras
 from .flow import RELEASED, Solver
 from .pipeline import GLD, Callback, starting_noise
 
@@ -168,4 +167,4 @@ def decode_geometry(
         c2w[window.new], K[window.new] = found.cameras.c2w[rows], found.cameras.K[rows]
         if progress is not None:
             progress(number, len(plan))
-    return Geometry(depth, conf, None, None, Cameras(c2w, K, cameras.height, cameras.width))
+    return Geometry(depth, conf, None, None, replace(cameras, c2w=c2w, K=K))

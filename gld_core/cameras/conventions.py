@@ -7,7 +7,7 @@ height x width image. Cameras are float32 on the CPU whatever the networks run i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,18 +20,27 @@ PRINCIPAL_RANGE = (0.3, 0.7)
 FOCAL_RANGE = (1e-3, 1e3)
 # Pixels of an image's longer side.
 MAX_SIDE = 65536
+# Cameras further than this from the world's origin, and ten times further than they are apart, get an origin of their
+# own: float32 has steps of half a metre in coordinates of a national grid.
+FAR = 1000.0
 
 
 @dataclass(frozen=True)
 class Cameras:
-    """V pinhole cameras: c2w (V, 4, 4), K (V, 3, 3) in pixels of height x width images."""
+    """V pinhole cameras: c2w (V, 4, 4), K (V, 3, 3) in pixels of height x width images.
+
+    Translations are relative to `origin`, (3,) float64 in the world, which is 0 unless `in_world` found the cameras
+    far away from it. `world_c2w` adds it again.
+    """
 
     c2w: Tensor
     K: Tensor
     height: int
     width: int
+    origin: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def __post_init__(self):
+        object.__setattr__(self, "origin", torch.as_tensor(self.origin).detach().to("cpu", torch.float64).reshape(3))
         for name, size in (("c2w", 4), ("K", 3)):
             value = torch.as_tensor(getattr(self, name)).detach().to("cpu", torch.float32)
             if value.ndim != 3 or value.shape[1:] != (size, size):
@@ -48,12 +57,41 @@ class Cameras:
             index = [index]
         elif not isinstance(index, slice):
             index = list(index)
-        return Cameras(self.c2w[index], self.K[index], self.height, self.width)
+        return replace(self, c2w=self.c2w[index], K=self.K[index])
 
     @property
     def w2c(self) -> Tensor:
-        """(V, 4, 4) world-to-camera."""
+        """(V, 4, 4) world-to-camera, the world's origin being `origin`."""
         return torch.linalg.inv(self.c2w.double()).float()
+
+    @property
+    def world_c2w(self) -> Tensor:
+        """(V, 4, 4) float64 camera-to-world in the world that the cameras were given in."""
+        out = self.c2w.double().clone()
+        out[:, :3, 3] += self.origin
+        return out
+
+    @classmethod
+    def in_world(cls, c2w: Tensor, K: Tensor, height: int, width: int) -> Cameras:
+        """Cameras of float64 c2w (V, 4, 4); those FAR from the world's origin are given one in their middle."""
+        c2w = c2w.double().clone()
+        middle = c2w[:, :3, 3].mean(dim=0)
+        extent, away = (c2w[:, :3, 3] - middle).norm(dim=1).max(), middle.norm()
+        if not (torch.isfinite(away) and away > FAR and away > 10 * extent):
+            return cls(c2w, K, height, width)
+        c2w[:, :3, 3] -= middle
+        # Rounding of one point is not a baseline.
+        if extent < 1e-10 * away:
+            c2w[:, :3, 3] = 0
+        return cls(c2w, K, height, width, middle)
+
+    def seen_from(self, origin: Tensor) -> Cameras:
+        """The same cameras relative to another `origin`, (3,) in the world."""
+        if torch.equal(self.origin, origin):
+            return self
+        c2w = self.world_c2w
+        c2w[:, :3, 3] -= origin
+        return replace(self, c2w=c2w, origin=origin)
 
     def check(self) -> None:
         """Raise ValueError, naming the view and the cure, unless every camera is one a network can be given."""

@@ -8,6 +8,7 @@ the mean up of the sources, the centre is `scene_centre`.
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -290,7 +291,7 @@ def through(keys: Cameras, times: list[float], depth: float, loop: bool = False)
         pose[:3, :3] = torch.from_numpy(q.as_matrix())
         c2w.append(pose)
         intrinsics.append(lerp(K[i], K[i + 1], float((knot - knots[i + 1]) / (knots[i + 2] - knots[i + 1]))))
-    return Cameras(torch.stack(c2w), torch.stack(intrinsics), keys.height, keys.width)
+    return replace(keys, c2w=torch.stack(c2w), K=torch.stack(intrinsics))
 
 
 def spread(views: int, first: bool, last: bool) -> list[float]:
@@ -351,6 +352,7 @@ def targets(
             f"The keyframes are for {keys.width}x{keys.height} images and the sources for "
             f"{sources.width}x{sources.height}; give both the same size."
         )
+    keys = keys.seen_from(sources.origin)
     if first_is_source:
         keys = join(sources[base], keys)
     if views == len(keys) or len(keys) == 1:
@@ -396,7 +398,7 @@ def moved(
         K[0, 0] *= factor
         K[1, 1] *= factor
         intrinsics.append(K)
-    return Cameras(torch.stack(poses), torch.stack(intrinsics), sources.height, sources.width)
+    return replace(sources, c2w=torch.stack(poses), K=torch.stack(intrinsics))
 
 
 def join(sources: Cameras, targets: Cameras) -> Cameras:
@@ -406,5 +408,5 @@ def join(sources: Cameras, targets: Cameras) -> Cameras:
             f"The sources are for {sources.width}x{sources.height} images and the targets for "
             f"{targets.width}x{targets.height}; give both the same size."
         )
-    c2w, K = torch.cat([sources.c2w, targets.c2w]), torch.cat([sources.K, targets.K])
-    return Cameras(c2w, K, sources.height, sources.width)
+    targets = targets.seen_from(sources.origin)
+    return replace(sources, c2w=torch.cat([sources.c2w, targets.c2w]), K=torch.cat([sources.K, targets.K]))

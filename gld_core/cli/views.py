@@ -62,7 +62,8 @@ def views(args: argparse.Namespace) -> None:
     unit = depth_unit(depth)
     for view, name in enumerate(names):
         write_depth_png(args.out / "depth" / f"{name}.png", depth[view], unit)
-        camera = {"pose": cameras.c2w[view], "intrinsic": cameras.K[view]}
+        camera = {"pose": (cameras.world_c2w if cameras.origin.any() else cameras.c2w)[view]}
+        camera["intrinsic"] = cameras.K[view]
         arrays = {"depth": depth[view], "confidence": confidence[view], **camera}
         write_npz(args.out / "depth" / f"{name}.npz", depth_unit=unit, **arrays)
     write_transforms(args.out / "transforms.json", cameras, files, depth_unit_scale_factor=unit)

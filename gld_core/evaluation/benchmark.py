@@ -18,7 +18,7 @@ Rendered rooms have exact depth. For photographs the truth is what the backbone 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def wrong_cameras(cameras: Cameras, sources: int) -> Cameras:
     """Sources as they are, every target T as S inv(T) S with S the first source."""
     c2w = cameras.c2w.double().clone()
     c2w[sources:] = c2w[0] @ torch.linalg.inv(c2w[sources:]) @ c2w[0]
-    return Cameras(c2w, cameras.K, cameras.height, cameras.width)
+    return replace(cameras, c2w=c2w)
 
 
 def nearest_sources(cameras: Cameras, sources: int) -> Tensor:

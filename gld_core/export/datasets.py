@@ -59,5 +59,7 @@ def write_nerfstudio_dataset(folder: str | Path, names: Sequence[str], scene: Po
             known = torch.isfinite(millis) & (millis > 0)
             np.save(temporary / frame["depth_file_path"], torch.where(known, millis, 0).numpy())
             files.append({**frame})
-        write_ply(temporary / "points.ply", cloud.xyz, cloud.rgb, cloud.normals)
+        # Far from the world's origin float32 would move the points away from the cameras.
+        xyz = cloud.xyz.double() + scene.cameras.origin if scene.cameras.origin.any() else cloud.xyz
+        write_ply(temporary / "points.ply", xyz, cloud.rgb, cloud.normals)
         write_transforms(temporary / "transforms.json", scene.cameras, files, ply_file_path="points.ply")

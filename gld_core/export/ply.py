@@ -10,10 +10,13 @@ from ..io.files import atomic
 
 
 def ply_bytes(points: Tensor, colors: Tensor, normals: Tensor | None = None) -> bytes:
-    """(P, 3) points, (P, 3) uint8 colours and (P, 3) normals -> PLY, binary little endian, float32 coordinates as they
-    are. Points that are not finite are left out.
+    """(P, 3) points, (P, 3) uint8 colours and (P, 3) normals -> PLY, binary little endian, coordinates as they are:
+    float64 as double, others as float. Points that are not finite are left out.
     """
-    fields: dict[str, tuple[str, str, Tensor]] = {"position": ("<f4", "float", points)}
+    wide = points.dtype == torch.float64
+    fields: dict[str, tuple[str, str, Tensor]] = {
+        "position": ("<f8" if wide else "<f4", "double" if wide else "float", points)
+    }
     if normals is not None:
         fields["normal"] = ("<f4", "float", normals)
     fields["color"] = ("u1", "uchar", colors)

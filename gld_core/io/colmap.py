@@ -198,17 +198,17 @@ def write_colmap(
 ) -> None:
     """Cameras -> a COLMAP model of PINHOLE cameras; names are the images' file names, without spaces at their ends.
 
-    xyz (P, 3), rgb (P, 3) uint8: sparse points; observations: per view the indices (n,) of those it sees and where it
-    sees them, (n, 2) in pixels (`fusion.observations`). Raises ValueError for a K with skew.
+    xyz (P, 3) from the cameras' origin, rgb (P, 3) uint8: sparse points; observations: per view the indices (n,) of
+    those it sees and where it sees them, (n, 2) in pixels (`fusion.observations`). Raises ValueError for a K with skew.
     """
     folder = Path(folder)
     intrinsics = without_skew("a COLMAP model", cameras.K)
     unique = list(dict.fromkeys(intrinsics))
     images = []
-    for view, w2c in enumerate(torch.linalg.inv(cameras.c2w.double())):
+    for view, w2c in enumerate(torch.linalg.inv(cameras.world_c2w)):
         x, y, z, w = rotation_to_quaternion(w2c[:3, :3]).tolist()
         images.append(((w, x, y, z, *w2c[:3, 3].tolist()), unique.index(intrinsics[view]) + 1, names[view]))
-    points = [] if xyz is None else xyz.double().tolist()
+    points = [] if xyz is None else (xyz.double().cpu() + cameras.origin).tolist()
     colors = torch.full((len(points), 3), 128).tolist() if rgb is None else rgb.tolist()
     size = (cameras.width, cameras.height)
     # What each image sees, as (x, y, point), and what sees each point, as (image, place in it); all counted from 1

@@ -26,7 +26,7 @@ def write_transforms(
     second and third column negated; the world is left as it is. fl_x, fl_y, cx, cy, w, h are per frame, in pixels.
     `files` gives each frame's own entries (file_path, depth_file_path, ...); `extra` goes to the top level.
     """
-    opengl = cameras.c2w.double() @ OPENGL
+    opengl = cameras.world_c2w @ OPENGL
     frames = []
     for c2w, K, names in zip(opengl.tolist(), cameras.K.double().tolist(), files, strict=True):
         intrinsics = {"fl_x": K[0][0], "fl_y": K[1][1], "cx": K[0][2], "cy": K[1][2]}

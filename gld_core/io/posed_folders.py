@@ -136,7 +136,8 @@ def write_scene(folder: str | Path, images: Tensor, cameras: Cameras, names: Seq
     """(V, 3, H, W) images in [0, 1] and their cameras -> PNG and .npz files that `read_scene` reads."""
     names = names or [f"frame_{view:05d}" for view in range(len(cameras))]
     check_names(names, len(cameras))
-    for name, image, pose, K in zip(names, images, cameras.c2w, cameras.K, strict=True):
+    poses = cameras.world_c2w if cameras.origin.any() else cameras.c2w
+    for name, image, pose, K in zip(names, images, poses, cameras.K, strict=True):
         write_png(Path(folder) / f"{name}.png", image)
         write_npz(Path(folder) / f"{name}.npz", pose=pose, intrinsic=K)
 

@@ -5,8 +5,8 @@ a path.
 import pytest
 import torch
 
-from gld_core.cameras import Cameras
-from gld_core.cameras.conventions import check_scene, path_order
+from gld_core.cameras import Cameras, motions
+from gld_core.cameras.conventions import check_scene, in_one_point, path_order
 from gld_core.conditioning import camera_map, scaled_w2c
 
 HEIGHT, WIDTH = 70, 98
@@ -76,3 +76,40 @@ def test_sources_go_where_the_path_comes_nearest_and_targets_keep_their_order():
 def test_on_a_turn_in_one_point_sources_go_by_where_they_look():
     turning = cameras([[0.0, 0, 0]] * 5, turn=0.3)
     assert path_order(turning[[2, 0, 1, 3, 4]], 1) == [1, 2, 0, 3, 4]
+
+
+ECEF = torch.tensor([4_198_945.25, 478_911.5, 4_779_321.75], dtype=torch.float64)
+
+
+def far_cameras() -> Cameras:
+    """Three cameras 23.5 m apart in metres from the Earth's middle."""
+    c2w = torch.eye(4, dtype=torch.float64).repeat(3, 1, 1)
+    c2w[:, 0, 3] = torch.tensor([0.0, 23.5, 47.0])
+    c2w[:, :3, 3] += ECEF
+    return Cameras.in_world(c2w, K.expand(3, 3, 3), HEIGHT, WIDTH)
+
+
+def test_far_from_the_origin_a_baseline_keeps_its_length():
+    far = far_cameras()
+    assert (far.c2w[1:, 0, 3] - far.c2w[:-1, 0, 3]).tolist() == [23.5, 23.5]
+    assert (far.world_c2w[:, :3, 3] - ECEF).abs().max() <= 47.0 and not in_one_point(far.c2w)
+    assert torch.allclose(far[[0]].world_c2w[0, :3, 3], ECEF, rtol=0, atol=1e-6)
+
+
+def test_a_truck_far_from_the_origin_moves_in_even_steps():
+    path = motions.targets(far_cameras(), "truck", 5, depth=1.0)
+    steps = path.c2w[1:, 0, 3].double() - path.c2w[:-1, 0, 3].double()
+    assert torch.allclose(steps, torch.full((4,), 0.06, dtype=torch.float64), atol=1e-5)
+    assert torch.equal(path.origin, far_cameras().origin)
+
+
+def test_cameras_with_different_origins_are_joined_in_one_world():
+    joined = motions.join(far_cameras(), cameras([[1.0, 2, 3]]))
+    assert torch.allclose(joined.world_c2w[3, :3, 3], torch.tensor([1.0, 2, 3]).double(), atol=0.5)
+    assert torch.allclose(joined.world_c2w[1, :3, 3], ECEF + torch.tensor([23.5, 0, 0]), rtol=0, atol=1e-6)
+
+
+def test_turning_in_one_point_far_from_the_origin_is_one_point():
+    c2w = torch.eye(4, dtype=torch.float64).repeat(3, 1, 1)
+    c2w[:, :3, 3] = ECEF + 1e-9 * torch.arange(3)[:, None]
+    assert in_one_point(Cameras.in_world(c2w, K.expand(3, 3, 3), HEIGHT, WIDTH).c2w)
