@@ -11,6 +11,7 @@ import torch
 import trimesh
 
 from gld_core.cameras import Cameras
+from gld_core.cameras.rotations import quaternion_to_rotation
 from gld_core.geometry.depth_maps import PosedDepth, agreement, observations, usable
 from gld_core.geometry.mesh import fuse_mesh, surface_nets, view_meshes
 from gld_core.geometry.points import BITS, even_subset, fuse_points
@@ -131,6 +132,64 @@ def test_surface_nets_close_a_ball_and_turn_it_outwards():
     ball = trimesh.Trimesh(corners + places, faces, process=False)
     assert ball.is_watertight and ball.is_winding_consistent and ball.euler_number == 2
     assert ball.volume == pytest.approx(4 / 3 * np.pi * 9.3**3, rel=0.02)
+
+
+def seen_from_the_origin(shape, height=200, width=200, focal=300.0):
+    """The exact depth of a shape in one camera; shape(rays) gives it along rays (H, W, 3) of depth 1."""
+    K = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    rays = torch.stack([(x - width / 2) / focal, (y - height / 2) / focal, torch.ones_like(x)], -1)
+    depth = shape(rays.double()).float()
+    return PosedDepth(
+        depth[None], Cameras(torch.eye(4)[None], K[None], height, width), images=torch.ones(1, 3, 200, 200)
+    )
+
+
+def ball(rays):
+    """Depth of a ball of radius 0.5 at (0, 0, 2) along rays (H, W, 3); NaN beside it."""
+    a, b = rays.square().sum(-1), 2 * rays[..., 2]
+    inner = b * b - a * (4 - 0.25)
+    return torch.where(inner > 0, (b - inner.clamp(min=0).sqrt()) / a, torch.nan)
+
+
+def turned_box(rays):
+    """The same of a box of half side 0.4 at (0, 0, 2), turned by no simple angle."""
+    turn = quaternion_to_rotation(torch.nn.functional.normalize(torch.tensor([0.2, 0.4, 0.1, 0.9]), dim=0))
+    near, far = torch.full(rays.shape[:2], -torch.inf).double(), torch.full(rays.shape[:2], torch.inf).double()
+    for axis in turn.double():
+        middle, slope = 2 * axis[2], rays @ axis
+        ends = torch.stack([(middle - 0.4) / slope, (middle + 0.4) / slope]).sort(0).values
+        near, far = near.maximum(ends[0]), far.minimum(ends[1])
+    return torch.where(near < far, near, torch.nan)
+
+
+def edges(mesh):
+    """(E, 2) vertices of every edge and (E,) how many triangles it has."""
+    corners = mesh.faces.numpy()
+    pairs = np.concatenate([corners[:, [0, 1]], corners[:, [1, 2]], corners[:, [2, 0]]])
+    return np.unique(np.sort(pairs, 1), axis=0, return_counts=True)
+
+
+@pytest.mark.parametrize("shape", [ball, turned_box])
+def test_a_surface_has_no_holes_where_it_is_seen_well(shape):
+    maps = seen_from_the_origin(shape)
+    mesh = fuse_mesh(maps)
+    pairs, count = edges(mesh)
+    rim = mesh.xyz[pairs[count == 1].ravel()]
+    look = maps.look(0, rim)
+    # Within 3 pixels of every open edge the picture has no surface, or one seen at more than 60 degrees.
+    depth = torch.nn.functional.pad(maps.surface(0)[2], (4, 4, 4, 4))
+    row, column = look.corner // 200, look.corner % 200
+    angles = torch.stack([depth[row + 4 + y, column + 4 + x] for y in range(-3, 5) for x in range(-3, 5)])
+    assert len(look.rows) == len(rim) > 100 and (angles.amin(0) < 0.5).all()
+
+
+def test_no_edge_has_more_than_two_triangles_though_depth_is_noisy(scene):
+    noise = 1 + 0.02 * torch.randn(scene.depth.shape, generator=torch.Generator().manual_seed(0))
+    mesh = fuse_mesh(replace(scene, depth=scene.depth * noise))
+    pairs, count = edges(mesh)
+    assert len(pairs) > 10_000 and count.max() == 2
+    assert trimesh.Trimesh(mesh.xyz, mesh.faces, process=False).is_winding_consistent
 
 
 def test_colours_come_from_the_pictures(scene):
