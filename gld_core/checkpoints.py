@@ -101,14 +101,17 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_file(path: Path) -> Any:
-    """Content of a .safetensors or .pt file, tensors memory-mapped. ValueError where it cannot be read."""
+def read_file(path: Path, mmap: bool = True) -> Any:
+    """Content of a .safetensors or .pt file. With mmap the tensors are memory-mapped, so the file has to stay as it is
+    while they are in use; without, they are copies. ValueError where it cannot be read.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing.")
     with reading(path):
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+            tensors = safetensors.torch.load_file(path)
+            return tensors if mmap else {name: tensor.clone() for name, tensor in tensors.items()}
+        return torch.load(path, map_location="cpu", mmap=mmap and zipfile.is_zipfile(path), weights_only=True)
 
 
 def check_archive(path: Path) -> None:
@@ -129,15 +132,15 @@ def read_statistics_file(path: Path) -> tuple[Path, Mapping[str, Tensor]]:
         raise FileNotFoundError(
             f"{path} is missing; the statistics come with the research program's code, not with its weights."
         )
-    content = read_file(path)
+    content = read_file(path, mmap=False)
     if not isinstance(content, Mapping) or not {"mean", "var"} <= content.keys():
         raise ValueError(f"{path} holds no feature statistics; download it again.")
     return path, content
 
 
-def open_tensors(path: Path) -> dict[str, Tensor]:
-    """Memory-mapped tensors of a checkpoint: those under `ema`, else under `model`, else at the top."""
-    content = read_file(path)
+def open_tensors(path: Path, mmap: bool = True) -> dict[str, Tensor]:
+    """Tensors of a checkpoint: those under `ema`, else under `model`, else at the top. mmap as in `read_file`."""
+    content = read_file(path, mmap)
     for container in ("ema", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
             content = content[container]
@@ -170,16 +173,18 @@ def load_network(
     read: Callable[[], Mapping[str, Tensor]],
     device: torch.device | str = "cpu",
     partial: bool = False,
+    mmap: bool = True,
 ) -> Network:
     """A network with its weights, in the types it was built with. On the meta device it is checked and left empty.
 
-    build makes it on the meta device, with the dimensions of the tensors. read returns mapped tensors under the
-    network's names; it is called again while converting, so that what is done can be let go. With `partial`, tensors
-    that the file lacks are left as they are. Raises ValueError that names file and key for missing, misshapen and
-    non-finite tensors.
+    build makes it on the meta device, with the dimensions of the tensors. read returns tensors under the network's
+    names. With `mmap` they are memory-mapped, and read is called again while converting, so that what is done can be
+    let go. With `partial`, tensors that the file lacks are left as they are. Raises ValueError that names file and key
+    for missing, misshapen and non-finite tensors.
     """
     check_archive(path)
-    tensors = read()
+    written = file_state(path)
+    tensors = dict(read())
     try:
         network = build(tensors)
     except KeyError as error:
@@ -208,16 +213,33 @@ def load_network(
         converted = 0
         while names and converted < PASS_BYTES:
             name = names.pop(0)
-            tensor = tensors[name]
+            tensor = tensors.pop(name)
             check_finite(path, released_name(name), tensor)
             batch[name] = tensor.to(device=device, dtype=expected[name].dtype).contiguous()
             if batch[name] is not tensor:
                 converted += tensor.nbytes
+            elif mmap:
+                network.__dict__.setdefault("mapped_files", {})[path] = written
         network.load_state_dict(batch, strict=False, assign=True)
-        if names:
+        if names and mmap:
             del tensor, tensors
-            tensors = read()
+            tensors = dict(read())
     return network
+
+
+def file_state(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written to or another one takes its place."""
+    state = os.stat(path)
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def check_unchanged(network: nn.Module) -> None:
+    """ValueError where a file that weights are memory-mapped from was changed since: reading them would end the program
+    with a bus error, or give the weights of another network.
+    """
+    for path, written in network.__dict__.get("mapped_files", {}).items():
+        if not path.is_file() or file_state(path) != written:
+            raise ValueError(f"{path} was changed after it was loaded; load it again.")
 
 
 def read_statistics(models_dir: str | os.PathLike, backbone: str) -> dict[str, tuple[Path, Mapping[str, Any]]]:
@@ -285,9 +307,9 @@ def identify(names: Iterable[str]) -> str:
     return "no network of GLD"
 
 
-def open_family(path: Path, meant: str) -> dict[str, Tensor]:
+def open_family(path: Path, meant: str, mmap: bool = True) -> dict[str, Tensor]:
     """`open_tensors`, with ValueError where the file holds another network than the one meant."""
-    tensors = open_tensors(path)
+    tensors = open_tensors(path, mmap)
     found = identify(tensors)
     if found != meant:
         raise ValueError(f"{path} holds {found}, where {meant} is meant; put the right file in its place.")
@@ -305,19 +327,22 @@ def without_prefix(tensors: Mapping[str, Tensor], *prefixes: str) -> dict[str, T
 
 
 def load_part(
-    build: Callable[..., Network], path: Path, meant: str, *prefixes: str, device="cpu", **factory
+    build: Callable[..., Network], path: Path, meant: str, *prefixes: str, device="cpu", mmap: bool = True, **factory
 ) -> Network:
     """`load_network` on the tensors of a file of family `meant` whose names begin with one of the prefixes. build is
     its class's `from_tensors`, factory what that takes."""
     return load_network(
         lambda tensors: build(tensors, device="meta", **factory),
         path,
-        lambda: without_prefix(open_family(path, meant), *prefixes),
+        lambda: without_prefix(open_family(path, meant, mmap), *prefixes),
         device,
+        mmap=mmap,
     )
 
 
-def load_diffusion(path: Path, backbone: str, level: int, *, device="cpu", **factory) -> MultiViewDiT:
+def load_diffusion(
+    path: Path, backbone: str, level: int, *, device="cpu", mmap: bool = True, **factory
+) -> MultiViewDiT:
     """The diffusion model of level 1, or of level 0 (the cascade), from its file.
 
     factory: operations, dtype and attention, as MultiViewDiT takes them.
@@ -326,20 +351,22 @@ def load_diffusion(path: Path, backbone: str, level: int, *, device="cpu", **fac
     return load_network(
         lambda tensors: MultiViewDiT.from_tensors(tensors, device="meta", **factory),
         path,
-        lambda: split_pair_embedders(open_family(path, meant)),
+        lambda: split_pair_embedders(open_family(path, meant, mmap)),
         device,
+        mmap=mmap,
     )
 
 
-def load_da3_head(path: Path, head_path: Path, *, device="cpu", **factory) -> GeometryHead:
+def load_da3_head(path: Path, head_path: Path, *, device="cpu", mmap: bool = True, **factory) -> GeometryHead:
     """GLD's head: DA3's, overwritten by what dpt_decoder.pt has of it."""
-    head = load_part(GeometryHead.from_tensors, path, DA3_BASE, "model.head.", device=device, **factory)
+    head = load_part(GeometryHead.from_tensors, path, DA3_BASE, "model.head.", device=device, mmap=mmap, **factory)
     return load_network(
         lambda tensors: head,
         head_path,
-        lambda: without_prefix(open_family(head_path, GEOMETRY_HEAD), *PREFIXES["head"]),
+        lambda: without_prefix(open_family(head_path, GEOMETRY_HEAD, mmap), *PREFIXES["head"]),
         device,
         partial=True,
+        mmap=mmap,
     )
 
 

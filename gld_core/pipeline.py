@@ -50,6 +50,7 @@ class OnDemand(dict):
             # While sampling no tensor is made that could be trained; weights may be.
             with torch.inference_mode(False):
                 networks[name] = self.loaders[name](device=self.device)
+        checkpoints.check_unchanged(networks[name])
         return networks[name]
 
 
@@ -175,7 +176,8 @@ class GLD:
 def load_codec(
     models_dir: str | os.PathLike, backbone: str, *, device="cpu", dtype: torch.dtype = torch.float32, **factory
 ) -> Codec:
-    """The frozen networks and statistics of one family. factory: operations and attention, as the networks take them.
+    """The frozen networks and statistics of one family. factory: mmap as in `load`; operations and attention, as the
+    networks take them.
 
     Raises FileNotFoundError or ValueError that names file, tensor and cure.
     """
@@ -196,26 +198,28 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     keep: bool = False,
+    mmap: bool = True,
 ) -> GLD:
     """Load a folder laid out as released, or as `checkpoints.convert` writes it.
 
     Networks run in dtype (float32, bfloat16 or float16); latents and cameras stay float32. All files are read and
     checked here. A network's weights come when it is first used and go when the next stage needs its own (codec, level
-    1, level 0); with keep all of them stay: for many scenes in a row, or to change a network. Raises FileNotFoundError
-    or ValueError that names file, tensor and cure.
+    1, level 0); with keep all of them stay: for many scenes in a row, or to change a network. With mmap, weights that
+    need no conversion are memory-mapped, so their files have to stay as they are; without it they are read into memory,
+    as is best for a network volume. Raises FileNotFoundError or ValueError that names file, tensor and cure.
     """
     first = device if keep else "meta"
-    codec = load_codec(models_dir, backbone, device=first, dtype=dtype)
+    codec = load_codec(models_dir, backbone, device=first, dtype=dtype, mmap=mmap)
     loaders, diffusion = {}, {}
     for level in (1, 0):
         path = checkpoints.find(models_dir, backbone, f"level{level}")
-        loaders[level] = functools.partial(checkpoints.load_diffusion, path, backbone, level, dtype=dtype)
+        loaders[level] = functools.partial(checkpoints.load_diffusion, path, backbone, level, dtype=dtype, mmap=mmap)
         diffusion[level] = loaders[level](device=first)
         checkpoints.check_channels(path, diffusion[level].config.channels, codec.channels)
     gld = GLD(codec, diffusion[1], diffusion[0])
     if not keep:
         held: dict[Any, dict] = {}
-        parts = checkpoints.codec_networks(models_dir, backbone, dtype=dtype)
+        parts = checkpoints.codec_networks(models_dir, backbone, dtype=dtype, mmap=mmap)
         codec.networks = OnDemand(parts, device, held, lambda name: "codec")
         codec.device = torch.device(device)
         gld.diffusion = OnDemand(loaders, device, held, lambda level: level)

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import comfy.cli_args
 import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
@@ -73,6 +74,11 @@ def make_patcher(model: torch.nn.Module):
     )
 
 
+def mmap() -> bool:
+    """Whether weights may be memory-mapped, which the host's --disable-mmap says."""
+    return not comfy.cli_args.args.disable_mmap
+
+
 def choose_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
     """The types that weights are kept and computed in on this machine."""
     # float16 would be the host's first choice on many cards; the networks were not trained in its range.
@@ -97,7 +103,7 @@ class Backbone:
         weights = WEIGHT_DTYPES[weight_dtype] or torch.float32
         compute = comfy.model_management.unet_manual_cast(weights, comfy.model_management.get_torch_device()) or weights
         self.codec = load_codec(
-            folder, name, operations=operations(weights, compute), dtype=weights, attention=attention
+            folder, name, operations=operations(weights, compute), dtype=weights, attention=attention, mmap=mmap()
         )
         self.codec.dtype = compute
         self.patchers = {}
@@ -112,6 +118,8 @@ class Backbone:
     def on_device(self, tokens: dict[str, int]) -> Codec:
         """The codec with the named networks loaded, and room for the number of tokens each works on at once."""
         patchers = [self.patchers[name] for name in tokens]
+        for patcher in patchers:
+            checkpoints.check_unchanged(patcher.model)
         values = sum(CODEC_VALUES.get(name, 0) * count for name, count in tokens.items())
         memory = values * comfy.model_management.dtype_size(self.codec.dtype)
         comfy.model_management.load_models_gpu(patchers, memory_required=memory)
@@ -216,18 +224,31 @@ def diffusion_family(path: Path) -> tuple[str, int]:
     return "da3", levels[family]
 
 
+def unchanged_wrapper(executor, *args, **kwargs):
+    """Around any sampling of a GLD model, before its weights are moved to where it runs."""
+    checkpoints.check_unchanged(executor.class_obj.model_patcher.model.diffusion_model)
+    return executor(*args, **kwargs)
+
+
 def load_diffusion_model(path: str, weight_dtype: str):
     """A patcher around the diffusion model in a file, of either level."""
     file = Path(path)
     backbone, level = diffusion_family(file)
     weights, compute = choose_dtypes(weight_dtype)
     network = checkpoints.load_diffusion(
-        file, backbone, level, operations=operations(weights, compute), dtype=weights, attention=attention
+        file,
+        backbone,
+        level,
+        operations=operations(weights, compute),
+        dtype=weights,
+        attention=attention,
+        mmap=mmap(),
     )
     model = DiffusionModel(network, backbone, level, compute)
     patcher = make_patcher(model)
     patcher.cached_patcher_init = (load_diffusion_model, (path, weight_dtype))
-    patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "gld_preview", preview_wrapper)
+    for key, wrapper in {"gld_files": unchanged_wrapper, "gld_preview": preview_wrapper}.items():
+        patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, key, wrapper)
     return patcher
 
 

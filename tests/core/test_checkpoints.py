@@ -121,12 +121,39 @@ def test_cameras_and_time_stay_float32_in_half_precision(random_models):
     assert net.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
 
 
-def test_weights_of_the_wanted_type_are_mapped_not_copied(models):
-    rewrite(models / LEVEL1, lambda c: {"ema": {k: v.float() for k, v in c["ema"].items()}})
-    weight = gld_core.load(models).diffusion[1].blocks[0].attn.qkv.weight
+def mapped_ranges(name: str) -> list[tuple[int, int]]:
+    """Where this process has a file of that name in memory."""
     with open("/proc/self/maps", encoding="utf-8") as maps:
-        ranges = [line.split()[0].split("-") for line in maps if line.rstrip().endswith("da3_level1.pt")]
-    assert any(int(low, 16) <= weight.data_ptr() < int(high, 16) for low, high in ranges)
+        ranges = [line.split()[0].split("-") for line in maps if line.rstrip().endswith(name)]
+    return [(int(low, 16), int(high, 16)) for low, high in ranges]
+
+
+@pytest.fixture
+def float32_level1(models):
+    """The models, level 1 kept in the type it is used in."""
+    rewrite(models / LEVEL1, lambda c: {"ema": {k: v.float() for k, v in c["ema"].items()}})
+    return models
+
+
+def test_weights_of_the_wanted_type_are_mapped_not_copied(float32_level1):
+    weight = gld_core.load(float32_level1).diffusion[1].blocks[0].attn.qkv.weight
+    assert any(low <= weight.data_ptr() < high for low, high in mapped_ranges("da3_level1.pt"))
+
+
+def test_without_mmap_no_file_stays_mapped(float32_level1):
+    gld = gld_core.load(float32_level1, keep=True, mmap=False)
+    assert mapped_ranges("da3_level1.pt") == mapped_ranges("model.safetensors") == []
+    assert same_weights(gld, gld_core.load(float32_level1, keep=True))
+
+
+def test_a_mapped_file_that_is_replaced_in_place_is_refused_before_it_is_read(float32_level1):
+    """Reading a mapped page that the file no longer has ends the process with a bus error."""
+    gld = gld_core.load(float32_level1)
+    assert gld.diffusion[1].blocks
+    with open(float32_level1 / LEVEL1, "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(ValueError, match="da3_level1.pt was changed after it was loaded; load it again"):
+        gld.diffusion[1]  # noqa: B018
 
 
 class Malicious:

@@ -63,7 +63,9 @@ def test_a_stage_that_goes_on_reads_no_file_again(random_models, monkeypatch):
     views, level1, _ = run(gld)
     opened = []
     read_file = checkpoints.read_file
-    monkeypatch.setattr(checkpoints, "read_file", lambda path: opened.append(path.stem) or read_file(path))
+    monkeypatch.setattr(
+        checkpoints, "read_file", lambda path, *args: opened.append(path.stem) or read_file(path, *args)
+    )
     for _ in range(2):
         gld.sample_level1(views, steps=1)
     assert opened == ["da3_level1"]

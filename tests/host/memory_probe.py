@@ -25,7 +25,7 @@ spec.loader.exec_module(gld)
 
 from gld.gld_core.autoencoder import Views  # noqa: E402
 from gld.gld_core.cameras import Cameras  # noqa: E402
-from gld.nodes import host  # noqa: E402
+from gld.nodes.host import networks  # noqa: E402
 
 torch.manual_seed(0)
 V, N, C, h, w = 3, 1, 256, 4, 6
@@ -50,29 +50,29 @@ def run(patcher):
 
 
 report = {}
-full = host.load_diffusion_model(model_path, "fp32")
+full = networks.load_diffusion_model(model_path, "fp32")
 comfy.model_management.load_models_gpu([full])
 meant = run(full)
 
-low = host.load_diffusion_model(model_path, "fp32")
+low = networks.load_diffusion_model(model_path, "fp32")
 low.load(torch.device("cpu"), lowvram_model_memory=1)
 layers = [m for m in low.model.diffusion_model.modules() if hasattr(m, "comfy_cast_weights")]
 report["streamed layers"] = sum(m.comfy_cast_weights for m in layers) / len(layers)
 report["streamed error"] = float((run(low) - meant).abs().max())
 
 comfy.memory_management.aimdo_enabled = True
-dynamic = host.load_diffusion_model(model_path, "fp32")
+dynamic = networks.load_diffusion_model(model_path, "fp32")
 report["dynamic error"] = float((run(dynamic) - meant).abs().max())
 comfy.memory_management.aimdo_enabled = False
 
-half = host.load_diffusion_model(model_path, "bf16")
+half = networks.load_diffusion_model(model_path, "bf16")
 report["bf16 camera types"] = [
     str(conditions(half)["matrices"].dtype),
     str(half.model.diffusion_model.camera_embedder.proj.weight.dtype),
 ]
 report["bf16 weight type"] = str(half.model.diffusion_model.blocks[0].attn.qkv.weight.dtype)
 
-small = host.load_diffusion_model(model_path, "fp8_e4m3fn")
+small = networks.load_diffusion_model(model_path, "fp8_e4m3fn")
 report["fp8 error"] = float((run(small) - meant).norm() / (x - meant).norm())
 block = small.model.diffusion_model.blocks[0]
 vectors = [block.attn.qkv.weight, block.attn.qkv.bias, block.norm1.weight]
@@ -81,7 +81,7 @@ report["fp8 camera type"] = str(small.model.diffusion_model.camera_embedder.proj
 supports_cast = comfy.model_management.supports_cast
 comfy.model_management.supports_cast = lambda device, dtype: dtype.itemsize > 1
 try:
-    host.load_diffusion_model(model_path, "fp8_e4m3fn")
+    networks.load_diffusion_model(model_path, "fp8_e4m3fn")
 except ValueError as error:
     report["fp8 refused"] = str(error)
 comfy.model_management.supports_cast = supports_cast

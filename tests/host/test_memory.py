@@ -35,7 +35,7 @@ def test_float8_is_for_matrices_and_its_error_is_bounded(report):
 
 
 def test_float8_is_refused_where_the_host_cannot_keep_it(report):
-    assert report["fp8 refused"] == "ComfyUI cannot keep fp8_e4m3fn weights on cpu; choose bf16 in 'weight_dtype'."
+    assert report["fp8 refused"] == "ComfyUI cannot use fp8_e4m3fn weights on cpu; choose bf16 in 'weight_dtype'."
 
 
 def test_memory_required_is_what_a_forward_pass_was_measured_to_need(report):
