@@ -1,10 +1,11 @@
 """Between images and latents: encoding source views, propagating levels, decoding colour and geometry.
 
-A codec holds a backbone family's frozen networks and statistics. spec/model.md sections 1, 2, 3, 7 and 8.
+An autoencoder holds a backbone family's frozen networks and statistics. spec/model.md sections 1, 2, 3, 7 and 8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,7 +98,7 @@ def check_features(latent: Tensor, what: str) -> None:
         )
 
 
-class Codec:
+class Autoencoder:
     """What the families share. A family says whether latents carry the special tokens, and how cameras are found.
 
     networks: the frozen networks by name; statistics: by kind and level, "special" ones for special tokens. Inputs
@@ -109,17 +110,12 @@ class Codec:
 
     def __init__(self, networks: dict[str, Any], statistics: dict[str, Statistics], device, dtype: torch.dtype):
         self.networks = networks
+        self.network: Callable[[str], Any] = networks.__getitem__
+        self.patch: int = networks["backbone"].patch
+        self.specials: int = networks["backbone"].specials
         self.statistics = statistics
         self.device = torch.device(device)
         self.dtype = dtype
-
-    @property
-    def patch(self) -> int:
-        return self.networks["backbone"].patch
-
-    @property
-    def specials(self) -> int:
-        return self.networks["backbone"].specials
 
     @property
     def channels(self) -> int:
@@ -155,7 +151,7 @@ class Codec:
     @torch.inference_mode()
     def encode(self, images: Tensor, levels: int) -> list[Tensor]:
         """Raw features (V, S + h*w, C) of the first `levels` levels, all views encoded together."""
-        return self.networks["backbone"](images.to(self.device, self.dtype), levels)
+        return self.network("backbone")(images.to(self.device, self.dtype), levels)
 
     def normalize(self, raw: Tensor, level: int) -> Tensor:
         """(V, S + h*w, C) float32"""
@@ -199,7 +195,7 @@ class Codec:
     def propagate(self, views: Views, level1: Tensor, level0: Tensor | None) -> tuple[list[Tensor], Tensor]:
         """Decoder-ready features (V, h*w, C) of the four levels, zeros where level0 is None; and level 3 raw."""
         self.check_latent(views, level1, 1)
-        backbone = self.networks["backbone"]
+        backbone = self.network("backbone")
         h, w = views.cameras.height // self.patch, views.cameras.width // self.patch
         raw1 = self.to_raw(views, level1, 1)
         raw2, raw3 = backbone.propagate(raw1, h, w)
@@ -215,18 +211,18 @@ class Codec:
         levels, _ = self.propagate(views, level1, level0)
         h, w = views.cameras.height // self.patch, views.cameras.width // self.patch
         features = torch.cat(levels, dim=-1)
-        return torch.cat([self.networks["rgb_decoder"](part, h, w) for part in features.split(VIEWS_AT_ONCE)])
+        return torch.cat([self.network("rgb_decoder")(part, h, w) for part in features.split(VIEWS_AT_ONCE)])
 
     @torch.inference_mode()
     def decode_geometry(self, views: Views, level1: Tensor, level0: Tensor | None) -> Geometry:
         """Depth, rays and cameras of all views. level0 None: from levels 1 to 3."""
         levels, raw3 = self.propagate(views, level1, level0)
-        return self.read_geometry("head", levels, raw3, views.cameras.height, views.cameras.width)
+        return self.read_geometry("gld_head", levels, raw3, views.cameras.height, views.cameras.width)
 
     def maps(self, head: str, levels: list[Tensor], height: int, width: int) -> dict[str, Tensor]:
         """Maps of a geometry head from decoder-ready features."""
         parts = zip(*(level.split(VIEWS_AT_ONCE) for level in levels), strict=True)
-        outs = [self.networks[head](part, height, width) for part in parts]
+        outs = [self.network(head)(part, height, width) for part in parts]
         return {name: torch.cat([out[name] for out in outs]) for name in outs[0]}
 
     def read_geometry(self, head: str, levels: list[Tensor], raw3: Tensor, height: int, width: int) -> Geometry:
@@ -238,9 +234,9 @@ class Codec:
         raise NotImplementedError
 
 
-class DA3Codec(Codec):
-    """Depth Anything 3. Networks: backbone, camera_encoder (may be left out), camera_decoder, own_head (DA3's), head
-    (GLD's), rgb_decoder."""
+class DA3Autoencoder(Autoencoder):
+    """Depth Anything 3. Networks: backbone, camera_encoder (may be left out), camera_decoder, da3_head (DA3's),
+    gld_head (GLD's), rgb_decoder."""
 
     backbone = "da3"
     specials_in_latent = False
@@ -261,31 +257,30 @@ class DA3Codec(Codec):
         H, W = images.shape[-2:]
         tokens = None
         if cameras is not None:
-            try:
-                encoder = self.networks["camera_encoder"]
-            except KeyError:
+            if "camera_encoder" not in self.networks:
                 raise ValueError(
                     "This backbone has no camera encoder, so cameras cannot guide its depth; leave the cameras out, "
                     "or use DA3-Base."
-                ) from None
+                )
+            encoder = self.network("camera_encoder")
             pose = encode_pose(cameras.c2w, cameras.K, cameras.height, cameras.width)
             tokens = encoder(pose.to(self.device, self.dtype))
-        raw = self.networks["backbone"](
+        raw = self.network("backbone")(
             images.to(self.device, self.dtype), 4, camera_tokens=tokens, choose_reference=cameras is None
         )
-        levels = [self.networks["backbone"].decoder_ready(level) for level in raw]
-        maps = self.maps("own_head", levels, H, W)
-        return Geometry(**maps, cameras=self.networks["camera_decoder"](raw[3][:, 0], H, W))
+        levels = [self.network("backbone").decoder_ready(level) for level in raw]
+        maps = self.maps("da3_head", levels, H, W)
+        return Geometry(**maps, cameras=self.network("camera_decoder")(raw[3][:, 0], H, W))
 
 
-class VGGTCodec(Codec):
-    """VGGT. Networks: backbone, camera_decoder (its camera head), head (its depth head), rgb_decoder."""
+class VGGTAutoencoder(Autoencoder):
+    """VGGT. Networks: backbone, camera_decoder (its camera head), gld_head (its depth head), rgb_decoder."""
 
     backbone = "vggt"
     specials_in_latent = True
 
     def read_geometry(self, head: str, levels: list[Tensor], raw3: Tensor, height: int, width: int) -> Geometry:
-        cameras = self.networks["camera_decoder"](raw3[:, 0], height, width)
+        cameras = self.network("camera_decoder")(raw3[:, 0], height, width)
         return Geometry(**self.maps(head, levels, height, width), ray=None, ray_conf=None, cameras=cameras)
 
     @torch.inference_mode()
@@ -295,5 +290,5 @@ class VGGTCodec(Codec):
         if cameras is not None:
             raise ValueError("VGGT finds depth from images alone; leave the cameras out, or use DA3.")
         raw = self.encode(images, 4)
-        levels = [self.networks["backbone"].decoder_ready(level) for level in raw]
-        return self.read_geometry("head", levels, raw[3], *images.shape[-2:])
+        levels = [self.network("backbone").decoder_ready(level) for level in raw]
+        return self.read_geometry("gld_head", levels, raw[3], *images.shape[-2:])

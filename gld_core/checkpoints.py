@@ -373,15 +373,15 @@ def load_da3_head(path: Path, head_path: Path, *, device="cpu", mmap: bool = Tru
 def da3_networks(
     models_dir: str | os.PathLike, *, attention=attention, **factory
 ) -> dict[str, Callable[..., nn.Module]]:
-    """What loads the networks of a DA3Codec, by name: each takes device. factory: operations and dtype."""
+    """What loads the networks of a DA3Autoencoder, by name: each takes device. factory: operations and dtype."""
     path, head_path, rgb_path = (find(models_dir, "da3", part) for part in ("backbone", "head", "rgb"))
     part = functools.partial(load_part, **factory)
     attending = functools.partial(part, attention=attention)
     loaders: dict[str, Callable[..., nn.Module]] = {
         "backbone": functools.partial(attending, da3.Backbone.from_tensors, path, DA3_BASE, DA3_PREFIX),
         "camera_decoder": functools.partial(part, da3.CameraDecoder.from_tensors, path, DA3_BASE, "model.cam_dec."),
-        "own_head": functools.partial(part, GeometryHead.from_tensors, path, DA3_BASE, "model.head."),
-        "head": functools.partial(load_da3_head, path, head_path, **factory),
+        "da3_head": functools.partial(part, GeometryHead.from_tensors, path, DA3_BASE, "model.head."),
+        "gld_head": functools.partial(load_da3_head, path, head_path, **factory),
         "rgb_decoder": functools.partial(attending, RGBDecoder.from_tensors, rgb_path, RGB_DECODER, "decoder."),
     }
     if any(name.startswith("model.cam_enc.") for name in open_family(path, DA3_BASE)):
@@ -394,20 +394,25 @@ def da3_networks(
 def vggt_networks(
     models_dir: str | os.PathLike, *, attention=attention, **factory
 ) -> dict[str, Callable[..., nn.Module]]:
-    """What loads the networks of a VGGTCodec, by name: each takes device. factory: operations and dtype."""
+    """What loads the networks of a VGGTAutoencoder, by name: each takes device. factory: operations and dtype."""
     path, rgb_path = (find(models_dir, "vggt", part) for part in ("backbone", "rgb"))
     part = functools.partial(load_part, **factory)
     attending = functools.partial(part, attention=attention)
     return {
         "backbone": functools.partial(attending, vggt.Backbone.from_tensors, path, VGGT_1B, "aggregator."),
         "camera_decoder": functools.partial(attending, vggt.CameraHead.from_tensors, path, VGGT_1B, "camera_head."),
-        "head": functools.partial(part, GeometryHead.from_tensors, path, VGGT_1B, "depth_head.", inplace_relu=True),
+        "gld_head": functools.partial(part, GeometryHead.from_tensors, path, VGGT_1B, "depth_head.", inplace_relu=True),
         "rgb_decoder": functools.partial(attending, RGBDecoder.from_tensors, rgb_path, RGB_DECODER, "decoder."),
     }
 
 
-def codec_networks(models_dir: str | os.PathLike, backbone: str, **factory) -> dict[str, Callable[..., nn.Module]]:
-    """What loads the networks of a Codec, by name: each takes device. factory: operations, dtype and attention."""
+def autoencoder_networks(
+    models_dir: str | os.PathLike, backbone: str, **factory
+) -> dict[str, Callable[..., nn.Module]]:
+    """What loads the networks of an `Autoencoder`, by name: each takes device.
+
+    factory: operations, dtype and attention.
+    """
     families = {"da3": da3_networks, "vggt": vggt_networks}
     if backbone not in families:
         raise ValueError(f"There is no backbone {backbone!r}; choose one of {', '.join(families)}.")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Callback = Callable[[int, int, Tensor], None]
 LAST_NOISE = 0.999
 # Quirk: the shift is computed for the patch grid the backbone was trained on, whatever the images' size.
 SHIFT_GRID = {"da3": 18, "vggt": 37}
@@ -31,14 +32,22 @@ class Solver:
     """How the flow is integrated; by default as released.
 
     steps: network evaluations, None: the released number. order: 1 is Euler, 2 the explicit midpoint method with two
-    evaluations a step. guidance: the times (from, to) between which there is any. share: this many evaluations in a
-    row use the condition encoder's output of the first.
+    evaluations a step. guidance: the times (from, to) between which there is any. reuse_encoder_for: this
+    many evaluations in a row use the condition encoder's output of the first.
     """
 
     steps: int | None = None
     order: int = 1
     guidance: tuple[float, float] = (0.0, 1.0)
-    share: int = 1
+    reuse_encoder_for: int = 1
+
+    def check(self) -> None:
+        """ValueError for what nothing can be integrated with."""
+        if self.order not in (1, 2) or self.reuse_encoder_for < 1:
+            raise ValueError(
+                f"The solver has order {self.order} and reuse_encoder_for {self.reuse_encoder_for}; order has to be 1 "
+                "or 2, reuse_encoder_for at least 1."
+            )
 
 
 RELEASED = Solver()
@@ -47,11 +56,57 @@ RELEASED = Solver()
 FAST = Solver(steps=32, order=2, guidance=(0.0, 0.97))
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How one level is sampled. The defaults give the released result.
+
+    steps: number of network evaluations. shift: time shift. None is the released value for both. cfg: scale of
+    classifier-free guidance, 1 for none. seed: random seed for the initial noise. noise (V, C, h, w): the initial noise
+    itself, in place of one drawn from the seed. callback(step, steps, denoised) is called after each evaluation, with
+    the features as estimated so far.
+    """
+
+    steps: int | None = None
+    cfg: float = 1.5
+    shift: float | None = None
+    seed: int = 0
+    noise: Tensor | None = None
+    callback: Callback | None = None
+    solver: Solver = RELEASED
+
+    def times(self, backbone: str, channels: int, views: int) -> Tensor:
+        """The times from 1 down to almost 0, one more than there are solver steps. ValueError for settings that cannot
+        be sampled with.
+        """
+        self.solver.check()
+        steps = self.steps if self.steps is not None else self.solver.steps or STEPS[backbone]
+        shift = default_shift(backbone, channels, views) if self.shift is None else self.shift
+        if steps < self.solver.order or not 0 < shift < math.inf or not math.isfinite(self.cfg):
+            raise ValueError(
+                f"steps is {steps}, shift {shift} and cfg {self.cfg}; steps has to be {self.solver.order} or more, "
+                "shift above 0, and all of them finite."
+            )
+        return time_grid(steps // self.solver.order, shift)
+
+    def initial_noise(self, shape: tuple[int, ...], level: int) -> Tensor:
+        """Noise of `shape`, that of the settings or drawn from the seed: level 1 gets the first draw, the cascade the
+        second, so that one seed gives both levels noise of their own. ValueError where there is none of that shape.
+        """
+        if self.noise is not None:
+            if tuple(self.noise.shape) != shape:
+                raise ValueError(f"The noise has shape {tuple(self.noise.shape)}, these views need {shape}.")
+            return self.noise
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"The seed is {self.seed}; give a whole number from 0 to {2**64 - 1}.")
+        generator = torch.Generator().manual_seed(self.seed)
+        return [torch.randn(shape, generator=generator) for _ in range(2 - level)][-1]
+
+
 def integrate(
     velocity: Callable[[Tensor, float], Tensor],
     noise: Tensor,
     times: Tensor,
-    callback: Callable[[int, int, Tensor], None] | None = None,
+    callback: Callback | None = None,
     order: int = 1,
 ) -> Tensor:
     """Integrate from times[0] to times[-1] with a `Solver`'s order, which is the number of evaluations a step.
@@ -76,7 +131,7 @@ def integrate(
     return x
 
 
-def holding(
+def hold_known_views(
     velocity: Callable[[Tensor, float], Tensor], noise: Tensor, views: list[int], data: Tensor
 ) -> Callable[[Tensor, float], Tensor]:
     """The velocity, with `views` (along dimension 2) on their straight line from `noise` to their known `data`, so
@@ -121,7 +176,7 @@ def guided(
         guide = unconditional is not None and solver.guidance[0] <= t <= solver.guidance[1]
         while True:
             names = ["conditional"] if not guide else ["both"] if batched else ["unconditional", "conditional"]
-            if uses % solver.share == 0 or list(shared) != names:
+            if uses % solver.reuse_encoder_for == 0 or list(shared) != names:
                 shared, uses = {name: {} for name in names}, 0
             uses += 1
             try:

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .autoencoder import Codec, Geometry, Views
-from .flow import RELEASED, Solver
-from .pipeline import GLD, Callback, starting_noise
+from .autoencoder import Autoencoder, Geometry, Views
+from .flow import Callback, Sampling
+from .pipeline import GLD
+
+AS_RELEASED = Sampling()
 
 
 @dataclass(frozen=True)
@@ -71,30 +73,22 @@ def sample(
     views: Views,
     level1: Tensor | None,
     plan: list[Window],
-    steps: int | None = None,
-    cfg: float = 1.5,
-    shift: float | None = None,
-    seed: int = 0,
-    noise: Tensor | None = None,
-    callback: Callback | None = None,
-    solver: Solver = RELEASED,
+    sampling: Sampling = AS_RELEASED,
 ) -> Tensor:
     """`GLD.sample_level1` (level 1, level1 None) or `GLD.cascade_level0` (level 0) of all views, in windows: (V, C, h,
     w) float32 on the CPU. With a single window it is what those give.
 
-    callback(step, steps, denoised) counts the steps of all windows; denoised is of the window's views.
+    The callback counts the steps of all windows; `denoised` is of the window's views.
     """
-    if noise is None:
-        noise = starting_noise(views.latent_shape, level, seed)
+    noise = sampling.initial_noise(views.latent_shape, level)
     out = torch.empty(views.latent_shape)
     for number, window in enumerate(plan):
-        step = None if callback is None else counted(callback, number, len(plan))
+        step = None if sampling.callback is None else counted(sampling.callback, number, len(plan))
         known = {row: out[view] for row, view in enumerate(window.views) if view not in window.new}
         given = None if level1 is None else level1[window.views]
-        local = gld.sample(
-            level, part(views, window), given, steps, cfg, shift, seed, noise[window.views], step, known, solver
-        ).cpu()
-        out[window.new] = local[[window.views.index(view) for view in window.new]]
+        local = replace(sampling, noise=noise[window.views], callback=step)
+        made = gld.sample(level, part(views, window), given, local, known).cpu()
+        out[window.new] = made[[window.views.index(view) for view in window.new]]
     return out
 
 
@@ -111,7 +105,7 @@ def pieces(
 
 
 def decode_rgb(
-    gld: GLD | Codec,
+    gld: GLD | Autoencoder,
     views: Views,
     level1: Tensor,
     level0: Tensor | None,
@@ -137,7 +131,7 @@ def decode_rgb(
 
 
 def decode_geometry(
-    gld: GLD | Codec,
+    gld: GLD | Autoencoder,
     views: Views,
     level1: Tensor,
     level0: Tensor | None,

@@ -171,9 +171,9 @@ class GLDEstimateCameras(io.ComfyNode):
         middle = torch.tensor([[1.0, 0, W / 2], [0, 1, H / 2], [0, 0, 1]])
         fitted = torch.stack([fit(image, middle, height, width)[0] for image in images[..., :3].movedim(-1, 1)])
         rows = len(fitted) * backbone.grid(height, width)
-        head = "own_head" if "own_head" in backbone.patchers else "head"
-        codec = backbone.on_device({"backbone": rows, head: rows, "camera_decoder": len(fitted)})
-        found = codec.estimate(fitted)
+        head = "da3_head" if "da3_head" in backbone.patchers else "gld_head"
+        autoencoder = backbone.on_device({"backbone": rows, head: rows, "camera_decoder": len(fitted)})
+        found = autoencoder.estimate(fitted)
         cameras, depth, confidence = found.cameras, found.depth.cpu(), found.depth_conf.cpu()
         if fov:
             K = cameras.K.clone()

@@ -38,7 +38,7 @@ def made_in(views, level1, level0) -> list[windows.Window]:
 
 
 def on_device(backbone, views, plan, *decoders: str):
-    """The codec with what decoding one window of these views needs."""
+    """The autoencoder with what decoding one window of these views needs."""
     tokens = backbone.grid(views.cameras.height, views.cameras.width)
     window = max(len(window.views) for window in plan)
     at_once = min(VIEWS_AT_ONCE, window) * tokens
@@ -48,8 +48,8 @@ def on_device(backbone, views, plan, *decoders: str):
 def decode_rgb(backbone, views, level1, level0):
     """(V, H, W, 3) in [0, 1], and the seams between windows."""
     plan, latents = made_in(views, level1, level0), levels(views, level1, level0)
-    codec = on_device(backbone, views, plan, "rgb_decoder")
-    rgb, seams = windows.decode_rgb(codec, views, *latents, plan, host.progress_bar())
+    autoencoder = on_device(backbone, views, plan, "rgb_decoder")
+    rgb, seams = windows.decode_rgb(autoencoder, views, *latents, plan, host.progress_bar())
     return host.to_host(rgb.clamp(0, 1).movedim(1, -1).contiguous()), seams
 
 
@@ -174,8 +174,8 @@ class GLDDecodeDepth(io.ComfyNode):
                 f"{len(given)} views of {given.width}x{given.height}; connect the output of Decode GLD RGB."
             )
         plan, latents = made_in(views, level1, level0), levels(views, level1, level0)
-        codec = on_device(backbone, views, plan, "head", "camera_decoder")
-        geometry = windows.decode_geometry(codec, views, *latents, plan, host.progress_bar())
+        autoencoder = on_device(backbone, views, plan, "gld_head", "camera_decoder")
+        geometry = windows.decode_geometry(autoencoder, views, *latents, plan, host.progress_bar())
         depth = host.to_host(geometry.depth)
         packet = da3_geometry(images[..., :3].cpu(), depth, host.to_host(geometry.depth_conf), given)
         packet["gld_sources"] = len(views.level1)

@@ -20,13 +20,13 @@ DOWNLOAD_TOOLTIP = (
 )
 
 
-def codec_files(folder: str, backbone: str) -> list:
+def autoencoder_files(folder: str, backbone: str) -> list:
     """Files of the frozen networks in a model folder. FileNotFoundError says what is missing and where to put it."""
     family = FAMILIES[backbone]
     return [checkpoints.find(folder, family, part) for part in checkpoints.LAYOUT[family] if part not in LEVELS]
 
 
-def codec_folders(backbone: str) -> list[str]:
+def autoencoder_folders(backbone: str) -> list[str]:
     """Folders that may have the frozen networks: the model folders, for nano a folder of that name in one of them, then
     the plugin's own.
     """
@@ -35,11 +35,11 @@ def codec_folders(backbone: str) -> list[str]:
     return [*(os.path.join(folder, NANO) for folder in folders.model_folders()), str(checkpoints.NANO)]
 
 
-def codec_folder(backbone: str) -> str | None:
+def autoencoder_folder(backbone: str) -> str | None:
     """The first of its folders that has all frozen networks."""
-    for folder in codec_folders(backbone):
+    for folder in autoencoder_folders(backbone):
         try:
-            codec_files(folder, backbone)
+            autoencoder_files(folder, backbone)
         except FileNotFoundError:
             continue
         return folder
@@ -74,7 +74,7 @@ class GLDLoadBackbone(io.ComfyNode):
                 io.Combo.Input(
                     "backbone",
                     options=list(FAMILIES),
-                    default=NANO if codec_folder("da3") is None else "da3",
+                    default=NANO if autoencoder_folder("da3") is None else "da3",
                     tooltip="The backbone network. da3: Depth Anything 3 Base. vggt: VGGT-1B (non-commercial "
                     "weights). nano: the small model that comes with this plugin, for rendered rooms at 126 pixels.",
                 ),
@@ -110,9 +110,11 @@ class GLDLoadBackbone(io.ComfyNode):
     def validate_inputs(cls, backbone, download, vggt_licence=UNDECIDED):
         if backbone not in FAMILIES:
             return f"There is no backbone {backbone!r}; choose one of {', '.join(FAMILIES)}."
-        if codec_folder(backbone) is None and backbone == NANO:
-            return f"{codec_folders(NANO)[-1]} is incomplete. nano comes with this plugin; install the plugin again."
-        if codec_folder(backbone) is None and not download:
+        if autoencoder_folder(backbone) is None and backbone == NANO:
+            return (
+                f"{autoencoder_folders(NANO)[-1]} is incomplete. nano comes with this plugin; install the plugin again."
+            )
+        if autoencoder_folder(backbone) is None and not download:
             return f"{missing(backbone)} Or switch on 'download' in this node."
         has_vggt = folders.model_file(released_file("vggt", "backbone")) is not None
         if backbone == "vggt" and download and not has_vggt and vggt_licence == UNDECIDED:
@@ -125,12 +127,12 @@ class GLDLoadBackbone(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, backbone, **kwargs):
-        folder = codec_folder(backbone)
-        return None if folder is None else stamp(codec_files(folder, backbone))
+        folder = autoencoder_folder(backbone)
+        return None if folder is None else stamp(autoencoder_files(folder, backbone))
 
     @classmethod
     def execute(cls, backbone, weight_dtype, download, vggt_licence=UNDECIDED):
-        folder = codec_folder(backbone) or folders.model_folders()[0]
+        folder = autoencoder_folder(backbone) or folders.model_folders()[0]
         if download and backbone != NANO:
             parts = [part for part in checkpoints.LAYOUT[backbone] if part not in LEVELS]
             fetch_parts(folder, backbone, parts, host.progress_bar(), VGGT_LICENCES.get(vggt_licence, ""))
@@ -140,7 +142,7 @@ class GLDLoadBackbone(io.ComfyNode):
 def missing(backbone: str) -> str:
     """What the first of the model folders lacks."""
     try:
-        codec_files(folders.model_folders()[0], backbone)
+        autoencoder_files(folders.model_folders()[0], backbone)
     except FileNotFoundError as error:
         return str(error)
     raise AssertionError("nothing is missing")

@@ -59,8 +59,8 @@ class GLDEncodeViews(io.ComfyNode):
     @classmethod
     def execute(cls, backbone, images, cameras):
         images = images[..., :3].movedim(-1, 1)
-        codec = backbone.on_device({"backbone": len(images) * backbone.grid(*images.shape[-2:])})
-        return io.NodeOutput(photographed(codec.encode_views(images, cameras), images))
+        autoencoder = backbone.on_device({"backbone": len(images) * backbone.grid(*images.shape[-2:])})
+        return io.NodeOutput(photographed(autoencoder.encode_views(images, cameras), images))
 
 
 def sampling_inputs(level: str) -> list:

@@ -7,7 +7,7 @@ import torch
 
 from ..evaluation import benchmark
 from ..evaluation.lpips import LINEAR_FILE, LPIPS, VGG_FILE, missing_files
-from ..flow import FAST, RELEASED
+from ..flow import FAST, RELEASED, Sampling
 from ..pipeline import load
 from .options import (
     DTYPES,
@@ -40,8 +40,7 @@ def evaluate_model(args: argparse.Namespace) -> None:
     say(f"{len(cases)} scenes; loading {args.models}")
     dtype = DTYPES[args.dtype] if args.dtype else (torch.bfloat16 if device.type == "cuda" else torch.float32)
     gld = load(args.models, backbone=args.backbone, device=device, dtype=dtype)
-    sampling = {"steps": args.steps, "cfg": args.cfg, "shift": args.shift, "seed": args.seed}
-    sampling["solver"] = FAST if args.fast else RELEASED
+    sampling = Sampling(args.steps, args.cfg, args.shift, args.seed, solver=FAST if args.fast else RELEASED)
     evaluation = benchmark.Evaluation(gld, not args.no_cascade, args.window, sampling, lpips)
     settings = {name: value for name, value in vars(args).items() if name not in ("action", "command", "num_sources")}
     settings["lpips"] = f"not measured, without {' and '.join(missing)} in {folder}" if missing else str(folder)

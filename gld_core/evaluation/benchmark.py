@@ -29,9 +29,10 @@ from torch import Tensor
 from .. import windows
 from ..cameras import Cameras
 from ..export.pictures import contact_sheet
+from ..flow import Callback, Sampling
 from ..io.images import write_png
 from ..io.posed_folders import choose_views, read_scene
-from ..pipeline import GLD, Callback
+from ..pipeline import GLD
 from ..synthetic.render import render_scene
 from ..synthetic.rooms import REACH, SIZES, VIEWS
 from .lpips import LPIPS
@@ -138,11 +139,11 @@ def nearest_sources(cameras: Cameras, sources: int) -> Tensor:
 
 
 class Evaluation:
-    """Measures scenes with one model. sampling: steps, cfg, shift, seed, solver as `GLD.sample_level1` takes them;
+    """Measures scenes with one model. sampling: how both levels are sampled;
     window: views that are made together.
     """
 
-    def __init__(self, gld: GLD, cascade: bool, window: int, sampling: Mapping[str, Any], lpips: LPIPS | None):
+    def __init__(self, gld: GLD, cascade: bool, window: int, sampling: Sampling, lpips: LPIPS | None):
         self.gld = gld
         self.cascade = cascade
         self.window = window
@@ -158,10 +159,11 @@ class Evaluation:
         """Views, level-1 and level-0 features (None without the cascade), and their windows."""
         views = self.gld.encode_views(case.images[: case.sources], cameras)
         parts = plan(case.sources, len(cameras), self.window)
-        level1 = windows.sample(self.gld, 1, views, None, parts, callback=callback, **self.sampling)
+        sampling = replace(self.sampling, callback=callback)
+        level1 = windows.sample(self.gld, 1, views, None, parts, sampling)
         level0 = None
         if self.cascade:
-            level0 = windows.sample(self.gld, 0, views, level1, parts, callback=callback, **self.sampling)
+            level0 = windows.sample(self.gld, 0, views, level1, parts, sampling)
         return views, level1, level0, parts
 
     def pictures(self, case: Case, views, level1, level0, parts) -> Tensor:
@@ -178,7 +180,7 @@ class Evaluation:
         """The rows of a scene, and what they were measured on: per row a picture of every view."""
         N, cameras = case.sources, case.cameras
         along = sorted(range(len(case.place)), key=case.place.__getitem__)
-        own = self.gld.codec.estimate(case.images)
+        own = self.gld.autoencoder.estimate(case.images)
         own_depth = own.align_to(cameras)[0].depth.cpu()
         truth = own_depth if case.depth is None else case.depth
 

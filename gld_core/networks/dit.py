@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .layers import PatchEmbed, attention, count_blocks, grid_positions
@@ -19,6 +20,16 @@ from .layers import PatchEmbed, attention, count_blocks, grid_positions
 HEADS = 16
 # Kept in float32 whatever the rest is in: in half precision a ray or a frequency has three digits.
 FLOAT32_NAMES = ("t_embedder.W", "camera_embedder.")
+
+
+def to_network(latent: Tensor) -> Tensor:
+    """A latent of all views (V, C, h, w) as the diffusion models take it, (1, C, V, h, w)."""
+    return rearrange(latent, "v c h w -> 1 c v h w")
+
+
+def from_network(latent: Tensor) -> Tensor:
+    """What a diffusion model gives of one scene, (1, C, V, h, w), as a latent of all views (V, C, h, w)."""
+    return rearrange(latent, "1 c v h w -> v c h w")
 
 
 class PRoPE:

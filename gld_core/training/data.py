@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..autoencoder import Codec
+from ..autoencoder import Autoencoder
 from ..cameras import Cameras
 from ..io.cameras import read_cameras
 from ..io.colmap import colmap_folder
@@ -92,7 +92,7 @@ class Features:
 
 
 def write_features(
-    codec: Codec,
+    autoencoder: Autoencoder,
     data: Data,
     folder: Path,
     sets: int,
@@ -113,7 +113,7 @@ def write_features(
             rng = np.random.default_rng((seed, scene, number))
             images, _, cameras = data.read(scene, views, rng)
             images = (images * 255).round().byte()
-            everything, alone = encode(codec, images[None].float() / 255, int(rng.choice(sources)))
+            everything, alone = encode(autoencoder, images[None].float() / 255, int(rng.choice(sources)))
             tensors = {"images": images, "c2w": cameras.c2w, "K": cameras.K}
             for level in (0, 1):
                 tensors |= {f"all{level}": everything[level][0].half(), f"sources{level}": alone[level][0].half()}

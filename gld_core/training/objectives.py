@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import flow
-from ..autoencoder import Codec, Views
+from ..autoencoder import Autoencoder, Views
 from ..cameras import Cameras
 from ..cameras.conventions import encode_pose
 from ..checkpoints import Statistics
@@ -64,17 +64,17 @@ class Objective(nn.Module):
 
 
 @torch.no_grad()
-def latents(codec: Codec, images: Tensor) -> list[Tensor]:
+def latents(autoencoder: Autoencoder, images: Tensor) -> list[Tensor]:
     """images (B, V, 3, H, W) -> latents (B, V, C, ...) of levels 0 and 1, whatever the precision of training."""
-    flat = images.flatten(0, 1).to(codec.device, codec.dtype)
+    flat = images.flatten(0, 1).to(autoencoder.device, autoencoder.dtype)
     with torch.autocast(flat.device.type, enabled=False):
-        raw = codec.networks["backbone"](flat, 2, scenes=len(images))
-    return [codec.to_latent(raw[level], level, flat).unflatten(0, images.shape[:2]) for level in (0, 1)]
+        raw = autoencoder.networks["backbone"](flat, 2, scenes=len(images))
+    return [autoencoder.to_latent(raw[level], level, flat).unflatten(0, images.shape[:2]) for level in (0, 1)]
 
 
-def encode(codec: Codec, images: Tensor, sources: int) -> tuple[list[Tensor], list[Tensor]]:
+def encode(autoencoder: Autoencoder, images: Tensor, sources: int) -> tuple[list[Tensor], list[Tensor]]:
     """The latents of a `Batch`."""
-    return latents(codec, images), latents(codec, images[:, :sources])
+    return latents(autoencoder, images), latents(autoencoder, images[:, :sources])
 
 
 class FlowObjective(Objective):
@@ -86,19 +86,24 @@ class FlowObjective(Objective):
     """
 
     def __init__(
-        self, codec: Codec, network: MultiViewDiT, level: int, camera_drop: float = 0.1, level1_noise: float = 0.0
+        self,
+        autoencoder: Autoencoder,
+        network: MultiViewDiT,
+        level: int,
+        camera_drop: float = 0.1,
+        level1_noise: float = 0.0,
     ):
         super().__init__()
         self.network = network
         network.t_embedder.W.requires_grad_(False)
-        self.codec = codec
+        self.autoencoder = autoencoder
         self.level, self.camera_drop, self.level1_noise = level, camera_drop, level1_noise
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        everything, sources = batch.latents or encode(self.codec, batch.images, batch.sources)
+        everything, sources = batch.latents or encode(self.autoencoder, batch.images, batch.sources)
         data, level1 = everything[self.level].transpose(1, 2), everything[1].transpose(1, 2)
         source = sources[self.level].transpose(1, 2)
-        shift = flow.default_shift(self.codec.backbone, data.shape[1], data.shape[2])
+        shift = flow.default_shift(self.autoencoder.backbone, data.shape[1], data.shape[2])
         branches, times, noises = [], [], []
         for i, generator in enumerate(batch.generators()):
             u, drop = torch.rand(2, generator=generator).tolist()
@@ -109,7 +114,7 @@ class FlowObjective(Objective):
                 sigma = float(torch.randn((), generator=generator).abs()) * self.level1_noise
                 noise = torch.randn(level1.shape[1:], generator=generator).to(level1)
                 given = ((level1[i] + sigma * noise) / (1 + sigma**2) ** 0.5)[None]
-            views = Views(self.codec.backbone, batch.cameras[i], sources[0][i], sources[1][i], None)
+            views = Views(self.autoencoder.backbone, batch.cameras[i], sources[0][i], sources[1][i], None)
             cameras = conditions(views, self.level, conditional=drop >= self.camera_drop)
             cameras = {name: value.to(data.device) for name, value in cameras.items()}
             # A ray needs more digits than bfloat16 has.
@@ -128,13 +133,13 @@ class FlowObjective(Objective):
 
     def show(self, batch: Batch) -> Tensor:
         """Sampled in SHOW_STEPS evaluations, at level 1 without level 0, at level 0 from the true level 1."""
-        views = self.codec.encode_views(batch.images[0, : batch.sources], batch.cameras[0])
-        known = None if self.level else latents(self.codec, batch.images[:1])[1][0]
-        made = GLD(self.codec, self.network, self.network).sample(
-            self.level, views, known, SHOW_STEPS, 1.5, None, 0, None, None
+        views = self.autoencoder.encode_views(batch.images[0, : batch.sources], batch.cameras[0])
+        known = None if self.level else latents(self.autoencoder, batch.images[:1])[1][0]
+        made = GLD(self.autoencoder, self.network, self.network).sample(
+            self.level, views, known, flow.Sampling(SHOW_STEPS)
         )
         level1, level0 = (made, None) if known is None else (known, made)
-        return self.codec.decode_rgb(views, level1, level0)
+        return self.autoencoder.decode_rgb(views, level1, level0)
 
 
 def ray_targets(cameras: Cameras, unit: float, rows: int, columns: int) -> tuple[Tensor, Tensor]:
@@ -229,7 +234,7 @@ class BackboneObjective(Objective):
         # The head costs more than all the rest; every other picture is enough.
         some = slice(batch.seed // 2 % 2 if B * V > 1 else 0, None, 2)
         rays = torch.cat([rays for rays, _ in targets])[some].to(batch.images)
-        maps = self.networks["head"]([level[some] for level in ready], H, W)
+        maps = self.networks["gld_head"]([level[some] for level in ready], H, W)
         depth = (batch.depth / units[:, None, None, None]).flatten(0, 1)[some]
         error = (maps["depth"].log() - depth.log()).abs()
         losses = {
@@ -300,7 +305,7 @@ class DecoderObjective(BackboneObjective):
         self.steps, self.lpips, self.with_geometry = steps, lpips, geometry
         self.discriminator = Discriminator()
         self.requires_grad_(False)
-        for module in (self.networks["rgb_decoder"], self.discriminator, *([networks["head"]] if geometry else [])):
+        for module in (self.networks["rgb_decoder"], self.discriminator, *([networks["gld_head"]] if geometry else [])):
             module.requires_grad_(True)
 
     def perceptual(self, images: Tensor, truth: Tensor) -> Tensor:
@@ -367,13 +372,13 @@ class FinishObjective(BackboneObjective):
     ):
         super().__init__(networks, noise, level_drop)
         self.latents, self.statistics = latents, statistics
-        head: Any = networks["head"]
+        head: Any = networks["gld_head"]
         last, positions = head.scratch.output_conv2_aux[3][5], networks["camera_decoder"].get_submodule("fc_t")
         with torch.no_grad():
             for value in (last.weight[3:6], last.bias[3:6], *positions.parameters()):
                 value.zero_()
         self.requires_grad_(False)
-        for name in ("rgb_decoder", "head"):
+        for name in ("rgb_decoder", "gld_head"):
             networks[name].requires_grad_(True)
 
     def made(self, batch: Batch) -> list[Tensor]:
@@ -403,7 +408,7 @@ class FinishObjective(BackboneObjective):
         some = slice(batch.seed // 4 % 2, None, 2)
         views = [cameras[view] for cameras in batch.cameras for view in range(V)]
         rays = torch.cat([ray_targets(view, 1.0, 8 * (H // 14), 8 * (W // 14))[0] for view in views])[some]
-        maps = self.networks["head"]([level[some] for level in ready], H, W)
+        maps = self.networks["gld_head"]([level[some] for level in ready], H, W)
         error = (maps["depth"].log() - batch.depth.flatten(0, 1)[some].log()).abs()
         difference = self.networks["rgb_decoder"](torch.cat(ready, dim=-1), H // 14, W // 14)
         difference = difference - batch.images.flatten(0, 1)

@@ -19,7 +19,7 @@ from ..checkpoints import (
     LAYOUT,
     RGB_DECODER,
     Statistics,
-    codec_networks,
+    autoencoder_networks,
     load_diffusion,
     load_part,
     without_prefix,
@@ -30,7 +30,7 @@ from ..networks import da3
 from ..networks.dit import MultiViewDiT, merge_pair_embedders, split_pair_embedders
 from ..networks.dpt import GeometryHead
 from ..networks.rgb_decoder import RGBDecoder
-from ..pipeline import load, load_codec
+from ..pipeline import load, load_autoencoder
 from ..synthetic.random_models import backbone_shapes, dit_shapes, head_shapes, layer, rgb_shapes
 from .data import Data, Generated, Rooms, write_features, write_latents
 from .loop import Settings, fit, initialise, make_batch
@@ -122,7 +122,7 @@ def small_networks(seed: int) -> dict[str, nn.Module]:
     return {
         "backbone": built(lambda t: da3.Backbone.from_tensors(without_prefix(t, DA3_PREFIX)), shapes, seed),
         "camera_decoder": built(lambda t: da3.CameraDecoder.from_tensors(without_prefix(t, prefix)), shapes, seed + 1),
-        "head": built(GeometryHead.from_tensors, head_shapes(2 * width, (32, 32, 48, 64), 32), seed + 2),
+        "gld_head": built(GeometryHead.from_tensors, head_shapes(2 * width, (32, 32, 48, 64), 32), seed + 2),
         "rgb_decoder": built(
             lambda t: RGBDecoder.from_tensors(without_prefix(t, "decoder.")),
             rgb_shapes(2 * width, 256, 4, 768),
@@ -133,8 +133,8 @@ def small_networks(seed: int) -> dict[str, nn.Module]:
 
 def write_backbone(out: Path, values: Mapping[str, Tensor]) -> None:
     """The released files of a `BackboneObjective`'s weights."""
-    part = {name: without_prefix(values, f"networks.{name}.") for name in ("backbone", "head", "camera_decoder")}
-    names = {"backbone": DA3_PREFIX, "head": "model.head.", "camera_decoder": "model.cam_dec."}
+    part = {name: without_prefix(values, f"networks.{name}.") for name in ("backbone", "gld_head", "camera_decoder")}
+    names = {"backbone": DA3_PREFIX, "gld_head": "model.head.", "camera_decoder": "model.cam_dec."}
     model = {names[kind] + name: value.contiguous() for kind in names for name, value in part[kind].items()}
     with atomic(released_file(out, "da3", "backbone").with_suffix(".safetensors")) as temporary:
         save_file(model, temporary, {"format": "pt"})
@@ -143,7 +143,7 @@ def write_backbone(out: Path, values: Mapping[str, Tensor]) -> None:
 
 def write_decoders(out: Path, backbone: str, values: Mapping[str, Tensor]) -> None:
     """The released files of RGB decoder and geometry head, those of the two that were trained."""
-    for kind, name in (("head", "networks.head."), ("rgb", "networks.rgb_decoder.")):
+    for kind, name in (("head", "networks.gld_head."), ("rgb", "networks.rgb_decoder.")):
         tensors = {f"decoder.{key}": value for key, value in without_prefix(values, name).items()}
         if tensors:
             write_ema(released_file(out, backbone, kind), tensors)
@@ -209,14 +209,14 @@ def train(
         raise ValueError(f"The stage {stage} needs the frozen networks; give their folder as --models.")
     elif stage == "statistics":
         if not distributed.is_initialized() or distributed.get_rank() == 0:
-            network = codec_networks(models, backbone, dtype=torch.float32)["backbone"](device=device)
+            network = autoencoder_networks(models, backbone, dtype=torch.float32)["backbone"](device=device)
             write_statistics(out, backbone, feature_statistics(network, data, settings, say))
         return
     elif stage == "decoder":
         for part in ("rgb", "head"):
             released_file(out, backbone, part)
-        loaders = codec_networks(models, backbone, dtype=torch.float32)
-        networks = {name: loaders[name](device=device) for name in ("backbone", "head", "rgb_decoder")}
+        loaders = autoencoder_networks(models, backbone, dtype=torch.float32)
+        networks = {name: loaders[name](device=device) for name in ("backbone", "gld_head", "rgb_decoder")}
         if start is not None:
             networks["rgb_decoder"] = load_part(RGBDecoder.from_tensors, start, RGB_DECODER, "decoder.")
         missing = missing_files(models / "lpips")
@@ -232,8 +232,8 @@ def train(
         if len(settings.views) != 1:
             raise ValueError("Kept features are of one number of views; give one as --views.")
         views, sources = settings.views[0], [n for n in settings.sources if n < settings.views[0]]
-        codec = load_codec(models, backbone, device=device)
-        write_features(codec, data, out / FEATURES, settings.steps, views, sources, settings.seed, say)
+        autoencoder = load_autoencoder(models, backbone, device=device)
+        write_features(autoencoder, data, out / FEATURES, settings.steps, views, sources, settings.seed, say)
         return
     elif stage in ("latents", "finish"):
         if not isinstance(data, Rooms):
@@ -243,28 +243,30 @@ def train(
             write_latents(gld, data, out / LATENTS, settings.steps, settings.seed, say)
             return
         data = Generated(data, models / LATENTS)
-        loaders = codec_networks(models, "da3", dtype=torch.float32)
-        names = ("backbone", "camera_decoder", "head", "rgb_decoder")
+        loaders = autoencoder_networks(models, "da3", dtype=torch.float32)
+        names = ("backbone", "camera_decoder", "gld_head", "rgb_decoder")
         networks = {name: loaders[name](device=device) for name in names}
-        codec = load_codec(models, "da3")
-        finish = FinishObjective(networks, data.latents, codec.statistics, settings.feature_noise, settings.level_drop)
+        autoencoder = load_autoencoder(models, "da3")
+        finish = FinishObjective(
+            networks, data.latents, autoencoder.statistics, settings.feature_noise, settings.level_drop
+        )
         objective = finish
         save = lambda ema: write_backbone(out, {**finish.state_dict(), **ema})  # noqa: E731
     else:
         level = 1 if stage == "level1" else 0
         path = released_file(out, backbone, f"level{level}")
-        codec = load_codec(models, backbone, device=device)
+        autoencoder = load_autoencoder(models, backbone, device=device)
         if start is not None:
             network = load_diffusion(start, backbone, level, dtype=torch.float32).requires_grad_(True)
         else:
             widths, *depths = DIFFUSION_SIZES[size]
-            shapes = dit_shapes(codec.channels, widths, depths[1 - level], backbone == "da3" and level == 0)
+            shapes = dit_shapes(autoencoder.channels, widths, depths[1 - level], backbone == "da3" and level == 0)
             if backbone == "vggt":
-                shapes |= special_shapes(codec.channels, widths, codec.specials)
+                shapes |= special_shapes(autoencoder.channels, widths, autoencoder.specials)
             network = built(
                 lambda t: MultiViewDiT.from_tensors(split_pair_embedders(t), dtype=torch.float32), shapes, settings.seed
             )
-        objective = FlowObjective(codec, network, level, settings.camera_drop, settings.level1_noise)
+        objective = FlowObjective(autoencoder, network, level, settings.camera_drop, settings.level1_noise)
         save = lambda ema: write_diffusion(path, network, ema)  # noqa: E731
     objective.to(device)
     trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)

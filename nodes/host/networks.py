@@ -19,10 +19,10 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ...gld_core import checkpoints, flow
-from ...gld_core.autoencoder import Codec, Views
+from ...gld_core.autoencoder import Autoencoder, Views
 from ...gld_core.conditioning import conditions
-from ...gld_core.networks.dit import MultiViewDiT
-from ...gld_core.pipeline import load_codec
+from ...gld_core.networks.dit import MultiViewDiT, to_network
+from ...gld_core.pipeline import load_autoencoder
 from .previews import preview_wrapper
 
 WEIGHT_DTYPES = {
@@ -93,7 +93,7 @@ def choose_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
 # Values that live at once per patch token at the released widths, measured by tracking every allocation of a forward
 # pass; the diffusion models' grow with the width of their decoder.
 DIFFUSION_VALUES = 28
-CODEC_VALUES = {"backbone": 13_300, "rgb_decoder": 22_500, "head": 46_500, "own_head": 46_500}
+AUTOENCODER_VALUES = {"backbone": 13_300, "rgb_decoder": 22_500, "gld_head": 46_500, "da3_head": 46_500}
 
 
 class Backbone:
@@ -102,29 +102,29 @@ class Backbone:
     def __init__(self, folder: str, name: str, weight_dtype: str):
         weights = WEIGHT_DTYPES[weight_dtype] or torch.float32
         compute = comfy.model_management.unet_manual_cast(weights, comfy.model_management.get_torch_device()) or weights
-        self.codec = load_codec(
+        self.autoencoder = load_autoencoder(
             folder, name, operations=operations(weights, compute), dtype=weights, attention=attention, mmap=mmap()
         )
-        self.codec.dtype = compute
+        self.autoencoder.dtype = compute
         self.patchers = {}
-        for key, network in self.codec.networks.items():
+        for key, network in self.autoencoder.networks.items():
             comfy.model_management.archive_model_dtypes(network)
             self.patchers[key] = make_patcher(network)
 
     def grid(self, height: int, width: int) -> int:
         """Patch tokens of an image."""
-        return (height // self.codec.patch) * (width // self.codec.patch)
+        return (height // self.autoencoder.patch) * (width // self.autoencoder.patch)
 
-    def on_device(self, tokens: dict[str, int]) -> Codec:
-        """The codec with the named networks loaded, and room for the number of tokens each works on at once."""
+    def on_device(self, tokens: dict[str, int]) -> Autoencoder:
+        """The autoencoder with the named networks loaded, and room for the number of tokens each works on at once."""
         patchers = [self.patchers[name] for name in tokens]
         for patcher in patchers:
             checkpoints.check_unchanged(patcher.model)
-        values = sum(CODEC_VALUES.get(name, 0) * count for name, count in tokens.items())
-        memory = values * comfy.model_management.dtype_size(self.codec.dtype)
+        values = sum(AUTOENCODER_VALUES.get(name, 0) * count for name, count in tokens.items())
+        memory = values * comfy.model_management.dtype_size(self.autoencoder.dtype)
         comfy.model_management.load_models_gpu(patchers, memory_required=memory)
-        self.codec.device = patchers[0].load_device
-        return self.codec
+        self.autoencoder.device = patchers[0].load_device
+        return self.autoencoder
 
 
 class FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
@@ -196,7 +196,7 @@ class DiffusionModel(comfy.model_base.BaseModel):
         check_level(self, 1 if level1 is None else 0)
         check_samples(views, kwargs["noise"], "latent_image", self.diffusion_model.config.channels)
         device = kwargs["device"]
-        source = (views.level1 if self.level == 1 else views.level0).to(device).transpose(0, 1)[None]
+        source = to_network((views.level1 if self.level == 1 else views.level0).to(device))
         cameras = conditions(views, self.level, kwargs["gld_conditional"])
         cameras = {name: value.to(device) for name, value in cameras.items()}
         level1 = None if level1 is None else level1.to(device)

@@ -49,7 +49,7 @@ def sample(
     shift: float,
 ) -> Tensor:
     """Sample window by window, each the way the stock nodes do: (1, C, V, h, w). What earlier windows have made is held
-    by the host's own mask for inpainting, which is `flow.holding`.
+    by the host's own mask for inpainting, which is `flow.hold_known_views`.
     """
     out = conditioning(views, level1)[2]
     noise = comfy.sample.prepare_noise(out, seed)

@@ -30,8 +30,8 @@ SOLVERS = {
     "order 2, guided to 0.97 (fast)": flow.FAST,
     "Euler, guided to 0.97": Solver(guidance=(0, 0.97)),
     "Euler, guided to 0.9": Solver(guidance=(0, 0.9)),
-    "Euler, encoder shared by 2": Solver(share=2),
-    "Euler, encoder shared by 4": Solver(share=4),
+    "Euler, encoder shared by 2": Solver(reuse_encoder_for=2),
+    "Euler, encoder shared by 4": Solver(reuse_encoder_for=4),
 }
 GAUSSIANS, CHOSEN, DIMENSIONS, DEVIATION = 32, 8, 64, 0.2
 
@@ -77,7 +77,7 @@ def main():
     args = parse.parse_args()
     noise = torch.randn(256, DIMENSIONS, generator=torch.Generator().manual_seed(1))
     exact = mixture(noise, REFERENCE, SOLVERS["order 2"])
-    unshared = {label: solver for label, solver in SOLVERS.items() if solver.share == 1}
+    unshared = {label: solver for label, solver in SOLVERS.items() if solver.reuse_encoder_for == 1}
     table("mixture of Gaussians: distance", lambda *solver: distance(mixture(noise, *solver), exact), unshared)
 
     gld = gld_core.load(args.models, keep=True)

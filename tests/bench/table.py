@@ -29,7 +29,7 @@ import straightforward  # noqa: E402
 from scene import scene  # noqa: E402
 
 from gld_core import conditioning, flow  # noqa: E402
-from gld_core.autoencoder import DA3Codec  # noqa: E402
+from gld_core.autoencoder import DA3Autoencoder  # noqa: E402
 from gld_core.checkpoints import Statistics, without_prefix  # noqa: E402
 from gld_core.networks import da3  # noqa: E402
 from gld_core.networks.dit import MultiViewDiT, split_pair_embedders  # noqa: E402
@@ -107,12 +107,12 @@ def make_codec(device, dtype):
     rgb = without_prefix(random_weights(rgb_shapes(CHANNELS, 1152, 28, 4096), generator), "decoder.")
     networks = {
         "backbone": build(da3.Backbone.from_tensors, backbone, device, dtype),
-        "head": build(GeometryHead.from_tensors, random_weights(head, generator), device, dtype),
+        "gld_head": build(GeometryHead.from_tensors, random_weights(head, generator), device, dtype),
         "rgb_decoder": build(RGBDecoder.from_tensors, rgb, device, dtype),
     }
     zero, one = torch.zeros(CHANNELS), torch.ones(CHANNELS)
     names = ("normalization0", "normalization1", "special0", "special1")
-    return DA3Codec(networks, {name: Statistics(zero, one) for name in names}, device, dtype)
+    return DA3Autoencoder(networks, {name: Statistics(zero, one) for name in names}, device, dtype)
 
 
 def as_written(weights, views, level, level1, x):
@@ -242,17 +242,17 @@ def main():
         line(stage, network, function, others)
         del network, function, inputs, others
 
-    codec = make_codec(device, dtype)
-    networks, images = codec.networks, torch.rand(2, 3, height, width)
+    autoencoder = make_codec(device, dtype)
+    networks, images = autoencoder.networks, torch.rand(2, 3, height, width)
     latents = [torch.randn(views.latent_shape) for _ in range(2)]
-    line("encode 2 sources, 2 levels", networks["backbone"], lambda: codec.encode(images, 2))
-    line("propagate", networks["backbone"], lambda: codec.propagate(views, *latents))
-    levels = codec.propagate(views, *latents)[0]
+    line("encode 2 sources, 2 levels", networks["backbone"], lambda: autoencoder.encode(images, 2))
+    line("propagate", networks["backbone"], lambda: autoencoder.propagate(views, *latents))
+    levels = autoencoder.propagate(views, *latents)[0]
     parts = torch.cat(levels, dim=-1)
     h, w = height // 14, width // 14
     line("decode RGB, 4 views", networks["rgb_decoder"], lambda: networks["rgb_decoder"](parts[:4], h, w))
     first = [level[:4] for level in levels]
-    line("decode depth and rays, 4 views", networks["head"], lambda: networks["head"](first, height, width))
+    line("decode depth and rays, 4 views", networks["gld_head"], lambda: networks["gld_head"](first, height, width))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Bundle:
             self.golden = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             config = json.loads(file.metadata()["config"])
         self.gld = gld_core.load(folder, backbone=backbone, keep=True)
-        self.networks = self.gld.codec.networks
+        self.networks = self.gld.autoencoder.networks
         self.N, self.H, self.W = config["cond"], config["height"], config["width"]
         self.steps = config["time_points"] - 1
         self.images = self["in.images"]

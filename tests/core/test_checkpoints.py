@@ -32,7 +32,7 @@ def rewrite(path, change):
 
 
 def weights(gld):
-    networks = {**gld.codec.networks, "level1": gld.diffusion[1], "level0": gld.diffusion[0]}
+    networks = {**gld.autoencoder.networks, "level1": gld.diffusion[1], "level0": gld.diffusion[0]}
     return {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
 
 
@@ -67,10 +67,10 @@ def test_variant_loads_to_the_same_networks(random_models, models, variant):
 def test_a_head_file_that_covers_part_of_the_head_overwrites_that_part(random_models, models):
     name = "scratch.output_conv1.weight"
     rewrite(models / HEAD, lambda c: {"model": {f"decoder.{name}": c["model"][f"decoder.{name}"] + 1}})
-    partial, whole = (gld_core.load(folder, keep=True).codec.networks for folder in (models, random_models))
-    own = whole["own_head"].state_dict()
-    for key, value in partial["head"].state_dict().items():
-        expected = (whole["head"].state_dict()[key].half() + 1).float() if key == name else own[key]
+    partial, whole = (gld_core.load(folder, keep=True).autoencoder.networks for folder in (models, random_models))
+    own = whole["da3_head"].state_dict()
+    for key, value in partial["gld_head"].state_dict().items():
+        expected = (whole["gld_head"].state_dict()[key].half() + 1).float() if key == name else own[key]
         torch.testing.assert_close(value, expected)
 
 
@@ -116,7 +116,7 @@ def test_converted_files_are_as_readable_as_any_new_file(random_models, tmp_path
 
 
 def test_cameras_and_time_stay_float32_in_half_precision(random_models):
-    net = gld_core.load(random_models, dtype=torch.bfloat16).diffusion[1]
+    net = gld_core.load(random_models, dtype=torch.bfloat16).network(1)
     assert net.t_embedder.W.dtype == net.camera_embedder.proj.weight.dtype == torch.float32
     assert net.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
 
@@ -136,7 +136,7 @@ def float32_level1(models):
 
 
 def test_weights_of_the_wanted_type_are_mapped_not_copied(float32_level1):
-    weight = gld_core.load(float32_level1).diffusion[1].blocks[0].attn.qkv.weight
+    weight = gld_core.load(float32_level1).network(1).blocks[0].attn.qkv.weight
     assert any(low <= weight.data_ptr() < high for low, high in mapped_ranges("da3_level1.pt"))
 
 
@@ -149,11 +149,11 @@ def test_without_mmap_no_file_stays_mapped(float32_level1):
 def test_a_mapped_file_that_is_replaced_in_place_is_refused_before_it_is_read(float32_level1):
     """Reading a mapped page that the file no longer has ends the process with a bus error."""
     gld = gld_core.load(float32_level1)
-    assert gld.diffusion[1].blocks
+    assert gld.network(1).blocks
     with open(float32_level1 / LEVEL1, "r+b") as file:
         file.truncate(1000)
     with pytest.raises(ValueError, match="da3_level1.pt was changed after it was loaded; load it again"):
-        gld.diffusion[1]  # noqa: B018
+        gld.network(1)
 
 
 class Malicious:

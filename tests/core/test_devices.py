@@ -52,7 +52,7 @@ def models(shared, backbone):
 
 @pytest.fixture
 def networks(models, backbone, dtype):
-    loaders = checkpoints.codec_networks(models, backbone, dtype=dtype)
+    loaders = checkpoints.autoencoder_networks(models, backbone, dtype=dtype)
     return {name: load(device="meta") for name, load in loaders.items()}
 
 
@@ -71,7 +71,7 @@ def test_the_decoders_stay_on_their_device(networks, dtype):
         raw = empty(V, network.specials + PATCHES, channels, dtype=dtype)
         ready = [network.decoder_ready(raw) for _ in range(4)]
         images = networks["rgb_decoder"](torch.cat(ready, dim=-1), H // 14, W // 14)
-        maps = networks["head"](ready, H, W)
+        maps = networks["gld_head"](ready, H, W)
     assert images.shape == (V, 3, H, W)
     assert all(value.is_meta and value.dtype == torch.float32 for value in (images, *maps.values()))
 
@@ -88,7 +88,7 @@ def cameras(backbone):
 
 
 @pytest.mark.parametrize("level", [1, 0])
-@pytest.mark.parametrize("solver", [flow.RELEASED, flow.Solver(order=2, guidance=(0.0, 0.97), share=2)])
+@pytest.mark.parametrize("solver", [flow.RELEASED, flow.Solver(order=2, guidance=(0.0, 0.97), reuse_encoder_for=2)])
 def test_sampling_waits_for_nothing_and_sends_nothing(models, backbone, dtype, cameras, level, solver):
     """All steps are asked of the device before it has done any of them."""
     path = checkpoints.find(models, backbone, f"level{level}")

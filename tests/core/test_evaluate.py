@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 import gld_core
-from gld_core import windows
+from gld_core import flow, windows
 from gld_core.__main__ import main
 from gld_core.autoencoder import Geometry
 from gld_core.evaluation import benchmark, report
@@ -238,7 +238,7 @@ def test_a_model_that_gives_the_truth_has_no_errors_whatever_it_makes_of_the_sou
     found[:, :3, 3] += random(10, 3)
     estimate = gld_core.Cameras(found, case.cameras.K, 70, 126)
     monkeypatch.setattr(gld, "estimate_cameras", lambda images: estimate)
-    rows, shown = benchmark.Evaluation(gld, False, 10, {"steps": 1}, None).measure(case, lambda *step: None)
+    rows, shown = benchmark.Evaluation(gld, False, 10, flow.Sampling(1), None).measure(case, lambda *step: None)
     row = rows["level 1"]
     assert row["psnr"] == np.inf and row["ssim"] == pytest.approx(1) and "lpips" not in row
     assert row["abs_rel"] == row["rmse_median"] == 0 and row["delta1"] == 1
@@ -251,7 +251,7 @@ def test_a_model_that_gives_the_truth_has_no_errors_whatever_it_makes_of_the_sou
     assert all(len(pictures) == 10 for pictures in shown.values())
     spoiled[3] = torch.nan
     with pytest.raises(ValueError, match="pictures of room_000005 that are not finite"):
-        benchmark.Evaluation(gld, False, 10, {"steps": 1}, None).measure(case, lambda *step: None)
+        benchmark.Evaluation(gld, False, 10, flow.Sampling(1), None).measure(case, lambda *step: None)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from gld_core.synthetic.render import render_scene
 
 @pytest.fixture(scope="module")
 def gld(random_models):
-    return gld_core.load(random_models)
+    return gld_core.load(random_models, keep=True)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,11 @@ def test_guidance_acts_only_between_its_times():
     assert batches == {1.0: 1, 0.9: 2, 0.5: 2, 0.2: 2, 0.1: 1}
 
 
-@pytest.mark.parametrize("solver, runs", [(Solver(), 6), (Solver(share=2), 3), (Solver(share=4), 2)])
-def test_condition_encoder_runs_once_for_as_many_evaluations_as_share_it(gld, views, solver, runs):
+@pytest.mark.parametrize("reuse, runs", [(1, 6), (2, 3), (4, 2)])
+def test_condition_encoder_runs_once_for_as_many_evaluations_as_share_it(gld, views, reuse, runs):
     count = []
     handle = gld.diffusion[1].blocks[0].register_forward_hook(lambda *_: count.append(1))
-    gld.sample_level1(views, steps=6, solver=solver)
+    gld.sample_level1(views, steps=6, solver=Solver(reuse_encoder_for=reuse))
     handle.remove()
     assert len(count) == runs
 
@@ -61,7 +61,7 @@ def test_a_shared_encoder_output_is_never_of_other_branches(gld, views):
     times = flow.time_grid(4, flow.default_shift("da3", 256, 3))
     sizes = []
     handle = gld.diffusion[1].blocks[0].register_forward_hook(lambda _, given, out: sizes.append(len(out)))
-    gld.sample_level1(views, steps=4, solver=Solver(guidance=(0, times[1].item()), share=4))
+    gld.sample_level1(views, steps=4, solver=Solver(guidance=(0, times[1].item()), reuse_encoder_for=4))
     handle.remove()
     assert sizes == [1, 2]
 

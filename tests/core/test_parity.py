@@ -24,15 +24,15 @@ def latent(x):
 
 
 def check_encoder(b):
-    for level, raw in enumerate(b.gld.codec.encode(b.images, 4)):
+    for level, raw in enumerate(b.gld.autoencoder.encode(b.images, 4)):
         b.equal(f"encoder.level{level}.raw", raw)
         if level == 1:
-            b.equal("encoder.level1.latent", b.gld.codec.to_latent(raw, 1, b.images))
+            b.equal("encoder.level1.latent", b.gld.autoencoder.to_latent(raw, 1, b.images))
 
 
 def check_square_grid(b):
     square = F.interpolate(b.images[:2], size=(518, 518), mode="nearest")
-    b.equal("encoder.square37.level1.raw_every37", b.gld.codec.encode(square, 2)[1][:, ::37])
+    b.equal("encoder.square37.level1.raw_every37", b.gld.autoencoder.encode(square, 2)[1][:, ::37])
 
 
 def check_views(b):
@@ -42,7 +42,9 @@ def check_views(b):
 
 
 def check_source_tokens(b):
-    alone = [b.gld.codec.normalize(b.gld.codec.encode(image[None], 2)[1], 1)[:, 0] for image in b.images[: b.N]]
+    alone = [
+        b.gld.autoencoder.normalize(b.gld.autoencoder.encode(image[None], 2)[1], 1)[:, 0] for image in b.images[: b.N]
+    ]
     b.equal("encoder.level1.cls_single_view", torch.cat(alone))
     torch.testing.assert_close(b.views().token, b["encoder.level1.cls_single_view"][0], rtol=0, atol=1e-4)
 
@@ -50,7 +52,7 @@ def check_source_tokens(b):
 def check_own_inference(b):
     for S in range(2, len(b.images) + 1):
         if f"da3.unposed{S}.depth" in b.golden:
-            out = b.gld.codec.estimate(b.images[:S])
+            out = b.gld.autoencoder.estimate(b.images[:S])
             b.equal(f"da3.unposed{S}.depth", out.depth)
             b.equal(f"da3.unposed{S}.depth_conf", out.depth_conf)
             b.equal(f"da3.unposed{S}.intrinsics", out.cameras.K)
@@ -58,7 +60,7 @@ def check_own_inference(b):
 
 
 def check_own_inference_with_cameras(b):
-    out = b.gld.codec.estimate(b.images, b.cameras)
+    out = b.gld.autoencoder.estimate(b.images, b.cameras)
     b.equal("da3.posed.depth", out.depth)
     b.equal("da3.posed.intrinsics", out.cameras.K)
     b.equal("da3.posed.w2c", out.cameras.w2c[:, :3])
@@ -93,7 +95,7 @@ def check_cascade_velocity(b):
 
 
 def check_time_grid(b):
-    shift = flow.default_shift("da3", b.gld.codec.channels, len(b.cameras))
+    shift = flow.default_shift("da3", b.gld.autoencoder.channels, len(b.cameras))
     b.equal("sampler.t", flow.time_grid(b.steps, shift), 1e-7)
 
 
@@ -107,7 +109,7 @@ def check_sampling(b):
 
 
 def check_propagation(b):
-    levels, _ = b.gld.codec.propagate(b.views(), b["pipeline.level1.latent"], b["pipeline.level0.latent"])
+    levels, _ = b.gld.autoencoder.propagate(b.views(), b["pipeline.level1.latent"], b["pipeline.level0.latent"])
     for level, features in enumerate(levels):
         b.equal(f"decode.in.level{level}", features)
         if level:
@@ -117,8 +119,8 @@ def check_propagation(b):
 def check_decoders(b):
     levels = [b[f"decode.in.level{level}"] for level in range(4)]
     with torch.inference_mode():
-        rgb = b.gld.codec.networks["rgb_decoder"](torch.cat(levels, dim=-1), b.H // 14, b.W // 14)
-        maps = b.gld.codec.maps("head", levels, b.H, b.W)
+        rgb = b.gld.autoencoder.networks["rgb_decoder"](torch.cat(levels, dim=-1), b.H // 14, b.W // 14)
+        maps = b.gld.autoencoder.maps("gld_head", levels, b.H, b.W)
     b.equal("decode.rgb_fp32", rgb)
     b.equal("decode.rgb_bf16_autocast", rgb, 3e-3)
     for name, value in maps.items():
@@ -278,15 +280,15 @@ QUIRKS = {
     "token 0 of the first source alone for all views": (
         check_propagation,
         lambda patch, b: patch.setattr(
-            autoencoder.Codec,
+            autoencoder.Autoencoder,
             "encode",
-            lambda self, images, levels, run=autoencoder.Codec.encode: run(self, b.images, levels),
+            lambda self, images, levels, run=autoencoder.Autoencoder.encode: run(self, b.images, levels),
         ),
     ),
     "camera tokens overwritten before block 4": (
         check_encoder,
-        lambda patch, b: patch.setattr(b.gld.codec.networks["backbone"], "camera_token", torch.nn.Parameter(
-            b.gld.codec.networks["backbone"].camera_token.flip(1), requires_grad=False
+        lambda patch, b: patch.setattr(b.gld.autoencoder.networks["backbone"], "camera_token", torch.nn.Parameter(
+            b.gld.autoencoder.networks["backbone"].camera_token.flip(1), requires_grad=False
         )),
     ),
 }  # fmt: skip

@@ -45,9 +45,10 @@ def test_any_views_and_any_size_have_the_documented_shapes(gld, V, N, height, wi
 
 def test_one_stage_is_in_memory_at_a_time_and_gives_the_same(random_models):
     lean, whole = gld_core.load(random_models), gld_core.load(random_models, keep=True)
-    alive = [weakref.ref(lean.diffusion[level]) for level in (1, 0)]
+    views = run(lean)[0]
+    alive = [weakref.ref(lean.network(1)), weakref.ref(lean.network(0))]
     views, level1, level0 = run(lean)
-    backbone = weakref.ref(lean.codec.networks["backbone"])
+    backbone = weakref.ref(lean.autoencoder.network("backbone"))
     assert [reference() for reference in alive] == [None, None]
     assert torch.equal(lean.sample_level1(views, steps=2), level1)
     assert backbone() is None
@@ -74,17 +75,19 @@ def test_a_stage_that_goes_on_reads_no_file_again(random_models, monkeypatch):
     assert sorted(opened[1:]) == ["mae_decoder", "model"]
 
 
-def test_a_network_put_in_by_hand_stays(random_models):
+def test_settings_are_refused_before_a_file_is_read(random_models, monkeypatch):
     gld = gld_core.load(random_models)
-    gld.diffusion[1] = network = gld.diffusion[1]
-    run(gld)
-    assert gld.diffusion[1] is network
+    views, level1, _ = run(gld)
+    gld.decode_rgb(views, level1, None)
+    monkeypatch.setattr(checkpoints, "read_file", lambda path: pytest.fail(f"{path} was read"))
+    with pytest.raises(ValueError, match="steps is 0"):
+        gld.sample_level1(views, steps=0)
 
 
 def test_weights_that_were_read_while_sampling_may_be_changed(random_models):
     gld = gld_core.load(random_models, dtype=torch.bfloat16)
     run(gld)
-    weight = gld.diffusion[0].blocks[0].attn.qkv.weight
+    weight = gld.network(0).blocks[0].attn.qkv.weight
     assert not weight.is_inference()
 
 
@@ -185,7 +188,7 @@ def test_callback_sees_every_evaluation_and_can_cancel(gld):
 
 def test_without_level_0_zeros_take_its_place(gld):
     views, level1, level0 = run(gld)
-    levels, _ = gld.codec.propagate(views, level1, None)
+    levels, _ = gld.autoencoder.propagate(views, level1, None)
     assert not levels[0].any()
     assert not torch.equal(gld.decode_rgb(views, level1, None), gld.decode_rgb(views, level1, level0))
     assert torch.isfinite(gld.decode_geometry(views, level1, None).depth).all()
@@ -239,7 +242,7 @@ BAD_INPUT = {
 def test_bad_input_is_one_sentence_before_work_starts(gld, what, monkeypatch):
     spoil, words = BAD_INPUT[what]
     images, _, cameras = render_scene(3, 3, 42, 56)
-    monkeypatch.setattr(gld.codec, "encode", lambda *_: pytest.fail("work was started"))
+    monkeypatch.setattr(gld.autoencoder, "encode", lambda *_: pytest.fail("work was started"))
     with pytest.raises(ValueError) as error:
         gld.encode_views(*spoil(images, cameras))
     assert words in str(error.value)

@@ -11,13 +11,13 @@ import torch
 
 import gld_core
 from gld_core import Cameras, checkpoints
-from gld_core.autoencoder import Codec
+from gld_core.autoencoder import Autoencoder
 from gld_core.io.colmap import write_colmap
 from gld_core.io.images import read_image, write_png
 from gld_core.io.nerfstudio import write_transforms
 from gld_core.io.posed_folders import write_scene
 from gld_core.networks.dit import PRoPE, merge_pair_embedders
-from gld_core.pipeline import load_codec
+from gld_core.pipeline import load_autoencoder
 from gld_core.synthetic.rooms import write_room
 from gld_core.training import loop, stages
 from gld_core.training.data import Features, Photographs, Rooms, find_scenes
@@ -134,19 +134,19 @@ def test_a_converted_file_in_the_way_is_named(random_models, tmp_path):
 def test_a_backbone_from_nothing_can_be_loaded_without_a_camera_encoder(tmp_path):
     run("backbone", tmp_path, replace(SMALL, steps=2))
     run("statistics", tmp_path, replace(SMALL, steps=2), models=tmp_path)
-    codec = load_codec(tmp_path, "da3")
+    autoencoder = load_autoencoder(tmp_path, "da3")
     images, _, cameras = Pictures().read(0, 4, np.random.default_rng(0))
-    views = codec.encode_views(images[:2], cameras)
-    assert codec.decode_rgb(views, torch.zeros(views.latent_shape), None).shape == (4, 3, 28, 42)
-    assert codec.estimate(images).depth.shape == (4, 28, 42)
+    views = autoencoder.encode_views(images[:2], cameras)
+    assert autoencoder.decode_rgb(views, torch.zeros(views.latent_shape), None).shape == (4, 3, 28, 42)
+    assert autoencoder.estimate(images).depth.shape == (4, 28, 42)
     with pytest.raises(ValueError, match="no camera encoder"):
-        codec.estimate(images, cameras)
+        autoencoder.estimate(images, cameras)
 
 
 def test_statistics_make_the_features_of_their_data_unit_normal(random_models, tmp_path):
     settings = replace(SMALL, steps=3)
     run("statistics", tmp_path, settings, models=random_models)
-    backbone = load_codec(random_models, "da3").networks["backbone"]
+    backbone = load_autoencoder(random_models, "da3").networks["backbone"]
     for level in (0, 1):
         stored = torch.load(tmp_path / f"model_stats/da3/normalization_stats_level{level}.pt")
         statistics = checkpoints.Statistics(stored["mean"].flatten(), stored["var"].flatten())
@@ -162,12 +162,12 @@ def test_statistics_make_the_features_of_their_data_unit_normal(random_models, t
 
 
 def test_the_flow_is_learned_on_the_features_of_all_views_given_the_sources_alone(random_models):
-    codec = load_codec(random_models, "da3")
+    autoencoder = load_autoencoder(random_models, "da3")
     images, _, _ = Pictures().read(0, 4, np.random.default_rng(0))
-    together = latents(codec, torch.stack([images, images.flip(0)]))
+    together = latents(autoencoder, torch.stack([images, images.flip(0)]))
     for level in (0, 1):
         for scene, pictures in enumerate((images, images.flip(0))):
-            expected = Codec.to_latent(codec, codec.encode(pictures, 2)[level], level, pictures)
+            expected = Autoencoder.to_latent(autoencoder, autoencoder.encode(pictures, 2)[level], level, pictures)
             torch.testing.assert_close(together[level][scene], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -208,8 +208,8 @@ def test_stage_one_learns_pictures_against_an_adversary_and_resumes_to_the_bit(r
 
 
 def test_the_adversary_weighs_as_much_as_the_release_gives_it(random_models):
-    loaders = checkpoints.codec_networks(random_models, "da3", dtype=torch.float32)
-    networks = {name: loaders[name]() for name in ("backbone", "head", "rgb_decoder")}
+    loaders = checkpoints.autoencoder_networks(random_models, "da3", dtype=torch.float32)
+    networks = {name: loaders[name]() for name in ("backbone", "gld_head", "rgb_decoder")}
     objective = DecoderObjective(networks, steps=1)
     batch = loop.make_batch(Pictures(), replace(SMALL, batch=4, views=(4,)), 5)
     images = networks["rgb_decoder"](torch.randn(4, 6, 1024), *(side // 14 for side in batch.images.shape[-2:]))
@@ -412,7 +412,7 @@ def test_a_small_model_is_finished_on_the_features_it_makes(tmp_path):
     run("finish", tmp_path, small, data, models=tmp_path)
     after = written(tmp_path)
     changed = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
-    assert changed == {"head", "rgb_decoder", "camera_decoder"}
+    assert changed == {"gld_head", "rgb_decoder", "camera_decoder"}
     gld = gld_core.load(tmp_path)
     room = data.rooms[0]
     views = gld.encode_views(room.images[:2].float() / 255, room.cameras)
@@ -424,8 +424,8 @@ def test_a_small_model_is_finished_on_the_features_it_makes(tmp_path):
 
 def written(folder):
     """Weights of the frozen networks in a folder."""
-    networks = load_codec(folder, "da3").networks
-    names = ("backbone", "camera_decoder", "head", "rgb_decoder")
+    networks = load_autoencoder(folder, "da3").networks
+    names = ("backbone", "camera_decoder", "gld_head", "rgb_decoder")
     return {f"{name}.{key}": value for name in names for key, value in networks[name].state_dict().items()}
 
 
@@ -435,11 +435,11 @@ def test_kept_features_train_as_those_made_on_the_way(random_models, tmp_path):
     run("features", tmp_path, settings, models=random_models)
     kept = Features(tmp_path / stages.FEATURES)
     assert len(kept) == 8 and {size[2] for size in kept.sizes()} == {4}
-    codec = load_codec(random_models, "da3")
+    autoencoder = load_autoencoder(random_models, "da3")
     network = checkpoints.load_diffusion(random_models / "checkpoints/da3_level1.pt", "da3", 1, dtype=torch.float32)
     batch = loop.make_batch(kept, settings, 0)
     assert batch.latents is not None and batch.latents[1][0].shape[1] == batch.sources
-    objective = FlowObjective(codec, network, 1)
+    objective = FlowObjective(autoencoder, network, 1)
     loss, _ = objective(batch)
     expected, _ = objective(replace(batch, latents=None))
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)

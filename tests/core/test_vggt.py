@@ -34,10 +34,10 @@ def da3_models(tmp_path_factory):
 
 
 def check_encoder(b):
-    for level, raw in enumerate(b.gld.codec.encode(b.images, 4)):
+    for level, raw in enumerate(b.gld.autoencoder.encode(b.images, 4)):
         b.equal(f"encoder.level{level}.raw", raw)
         if level == 1:
-            b.equal("encoder.level1.packed", b.gld.codec.to_latent(raw, 1, b.images))
+            b.equal("encoder.level1.packed", b.gld.autoencoder.to_latent(raw, 1, b.images))
 
 
 def check_views(b):
@@ -47,7 +47,7 @@ def check_views(b):
 
 
 def check_own_inference(b):
-    out = b.gld.codec.estimate(b.images)
+    out = b.gld.autoencoder.estimate(b.images)
     for name, value in {"depth": out.depth, "depth_conf": out.depth_conf}.items():
         b.equal(f"vggt.{name}", value)
     cameras = b.gld.estimate_cameras(b.images)
@@ -93,7 +93,7 @@ def check_time_grid(b):
 
 
 def check_propagation(b):
-    levels, _ = b.gld.codec.propagate(b.views(), b["pipeline.level1.packed"], b["pipeline.level0.packed"])
+    levels, _ = b.gld.autoencoder.propagate(b.views(), b["pipeline.level1.packed"], b["pipeline.level0.packed"])
     for level in (1, 2, 3):
         b.equal(f"propagate.level{level}.patches", levels[level])
 
@@ -150,8 +150,8 @@ def test_all_tensors_of_the_bundle_are_compared(bundle, monkeypatch):
 
 
 def test_latents_of_real_views_decode_to_the_backbones_own_depth_and_cameras(bundle):
-    raw = bundle.gld.codec.encode(bundle.images, 2)
-    level0, level1 = (bundle.gld.codec.to_latent(raw[level], level, bundle.images) for level in (0, 1))
+    raw = bundle.gld.autoencoder.encode(bundle.images, 2)
+    level0, level1 = (bundle.gld.autoencoder.to_latent(raw[level], level, bundle.images) for level in (0, 1))
     out = bundle.gld.decode_geometry(bundle.views(), level1, level0)
     bundle.equal("vggt.depth", out.depth, SAMPLED)
     bundle.equal("vggt.w2c", out.cameras.w2c[:, :3], SAMPLED)
@@ -271,12 +271,12 @@ def specials_that_do_not_evolve(patch, b):
 
 
 def source_specials_with_level1_statistics(patch, b):
-    statistics = b.gld.codec.statistics
+    statistics = b.gld.autoencoder.statistics
     patch.setitem(statistics, "special0", statistics["special1"])
 
 
 def specials_with_patch_statistics(patch, b):
-    statistics = b.gld.codec.statistics
+    statistics = b.gld.autoencoder.statistics
     patch.setitem(statistics, "special1", statistics["normalization1"])
 
 
@@ -296,7 +296,7 @@ def intrinsics_normalised_by_504(patch, b):
 
 
 def residual_as_it_came(patch, b):
-    for module in b.networks["head"].modules():
+    for module in b.networks["gld_head"].modules():
         if isinstance(module, ResidualConvUnit):
             patch.setattr(module, "inplace_relu", False)
 
@@ -494,7 +494,7 @@ def test_a_latent_of_one_family_is_refused_with_views_of_the_other(bundle, da3):
 
 def test_a_diffusion_model_of_one_family_is_refused_with_views_of_the_other(bundle, da3):
     for gld, network in ((da3, bundle.gld.diffusion[1]), (bundle.gld, da3.diffusion[1])):
-        mixed = pipeline.GLD(gld.codec, network, network)
+        mixed = pipeline.GLD(gld.autoencoder, network, network)
         views = mixed.encode_views(bundle.images[: bundle.N], bundle.cameras)
         with pytest.raises(ValueError, match="special tokens per view, the views were encoded to .* one backbone"):
             mixed.sample_level1(views, steps=1)
@@ -546,4 +546,4 @@ def test_a_truncated_backbone_is_named_with_its_missing_tensor(vggt_models):
 
 def test_depth_conditioned_on_cameras_is_refused(bundle):
     with pytest.raises(ValueError, match="VGGT finds depth from images alone"):
-        bundle.gld.codec.estimate(bundle.images, bundle.cameras)
+        bundle.gld.autoencoder.estimate(bundle.images, bundle.cameras)

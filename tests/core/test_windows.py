@@ -10,6 +10,7 @@ from gld_core import windows
 from gld_core.autoencoder import Geometry
 from gld_core.cameras import Cameras
 from gld_core.cameras.motions import join, targets
+from gld_core.flow import Sampling
 from gld_core.windows import Window, split_into_windows
 
 HEIGHT, WIDTH = 42, 56
@@ -62,9 +63,9 @@ def test_a_window_without_room_is_refused():
 def test_a_path_that_fits_is_sampled_as_ever(gld, views):
     short = windows.part(views, Window(list(range(6)), []))
     plan = split_into_windows(2, 6)
-    level1 = windows.sample(gld, 1, short, None, plan, steps=STEPS, seed=5)
+    level1 = windows.sample(gld, 1, short, None, plan, Sampling(steps=STEPS, seed=5))
     assert torch.equal(level1, gld.sample_level1(short, steps=STEPS, seed=5))
-    level0 = windows.sample(gld, 0, short, level1, plan, steps=STEPS, seed=5)
+    level0 = windows.sample(gld, 0, short, level1, plan, Sampling(steps=STEPS, seed=5))
     assert torch.equal(level0, gld.cascade_level0(short, level1, steps=STEPS, seed=5))
     rgb, seams = windows.decode_rgb(gld, short, level1, level0, plan)
     assert seams == [] and torch.equal(rgb, gld.decode_rgb(short, level1, level0))
@@ -76,12 +77,12 @@ def test_held_views_are_seen_on_their_way_from_their_noise_and_come_out_as_they_
     seen = []
     network = gld.diffusion[1]
     handle = network.register_forward_pre_hook(lambda module, inputs: seen.append([part.clone() for part in inputs]))
-    out = gld.sample(1, short, None, STEPS, 1.5, None, 0, noise, None, known={3: data})
+    out = gld.sample(1, short, None, Sampling(STEPS, noise=noise), known={3: data})
     handle.remove()
     assert len(seen) == STEPS and torch.equal(out[3], data)
     for x, t in seen:
         assert torch.allclose(x[0, :, 3], (1 - t[0]) * data + t[0] * noise[3], atol=1e-4)
-    free = gld.sample(1, short, None, STEPS, 1.5, None, 0, noise, None)
+    free = gld.sample(1, short, None, Sampling(STEPS, noise=noise))
     assert (out[4] - free[4]).abs().max() > 1e-4
 
 
@@ -90,13 +91,13 @@ def test_a_window_holds_what_is_made_and_starts_from_its_part_of_the_noise(gld, 
     plan, calls, sample = split_into_windows(2, 18, 8, 2, loop=True), [], gld.sample
     monkeypatch.setattr(gld, "sample", lambda *given: calls.append(given) or sample(*given))
     noise, level1 = torch.randn(2, *views.latent_shape)
-    out = windows.sample(gld, level, views, level1 if level == 0 else None, plan, steps=1, noise=noise)
+    out = windows.sample(gld, level, views, level1 if level == 0 else None, plan, Sampling(steps=1, noise=noise))
     assert len(calls) == len(plan)
     for window, given in zip(plan, calls, strict=True):
         assert torch.equal(given[1].cameras.c2w, views.cameras.c2w[window.views])
         assert level == 1 or torch.equal(given[2], level1[window.views])
-        assert torch.equal(given[7], noise[window.views])
-        known = {window.views[row]: data for row, data in given[9].items()}
+        assert torch.equal(given[3].noise, noise[window.views])
+        known = {window.views[row]: data for row, data in given[4].items()}
         assert set(known) == set(window.views) - set(window.new)
         assert all(torch.equal(data, out[view]) for view, data in known.items())
 
@@ -108,12 +109,7 @@ def independent(gld, level, views, level1, plan, noise):
             level,
             windows.part(views, window),
             None if level1 is None else level1[number],
-            STEPS,
-            1.5,
-            None,
-            0,
-            noise[window.views],
-            None,
+            Sampling(STEPS, noise=noise[window.views]),
         )
         for number, window in enumerate(plan)
     ]
@@ -122,8 +118,8 @@ def independent(gld, level, views, level1, plan, noise):
 def test_seams_are_smaller_where_windows_continue_each_other(gld, views):
     plan = split_into_windows(2, 18, 8, 2)
     noise1, noise0 = torch.randn(2, *views.latent_shape, generator=torch.Generator().manual_seed(2))
-    level1 = windows.sample(gld, 1, views, None, plan, steps=STEPS, noise=noise1)
-    level0 = windows.sample(gld, 0, views, level1, plan, steps=STEPS, noise=noise0)
+    level1 = windows.sample(gld, 1, views, None, plan, Sampling(steps=STEPS, noise=noise1))
+    level0 = windows.sample(gld, 0, views, level1, plan, Sampling(steps=STEPS, noise=noise0))
     _, seams = windows.decode_rgb(gld, views, level1, level0, plan)
 
     alone1 = independent(gld, 1, views, None, plan, noise1)
@@ -143,8 +139,10 @@ def test_seams_are_smaller_where_windows_continue_each_other(gld, views):
 
 def test_the_networks_never_see_more_than_a_window(gld, views, monkeypatch):
     sizes = []
-    propagate = gld.codec.propagate
-    monkeypatch.setattr(gld.codec, "propagate", lambda v, *rest: sizes.append(len(v.cameras)) or propagate(v, *rest))
+    propagate = gld.autoencoder.propagate
+    monkeypatch.setattr(
+        gld.autoencoder, "propagate", lambda v, *rest: sizes.append(len(v.cameras)) or propagate(v, *rest)
+    )
     hooks = [
         network.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[2]))
         for network in gld.diffusion.values()
@@ -152,9 +150,9 @@ def test_the_networks_never_see_more_than_a_window(gld, views, monkeypatch):
     plan = split_into_windows(2, 18, 6, 1)
     steps = []
     level1 = windows.sample(
-        gld, 1, views, None, plan, steps=1, callback=lambda step, all, x: steps.append((step, all, len(x)))
+        gld, 1, views, None, plan, Sampling(steps=1, callback=lambda step, all, x: steps.append((step, all, len(x))))
     )
-    level0 = windows.sample(gld, 0, views, level1, plan, steps=1)
+    level0 = windows.sample(gld, 0, views, level1, plan, Sampling(steps=1))
     windows.decode_rgb(gld, views, level1, level0, plan)
     for hook in hooks:
         hook.remove()

@@ -444,7 +444,7 @@ def test_the_preview_shows_what_no_source_has_seen(server, estimate, core, photo
     masks = np.stack([np.asarray(Image.open(path))[..., 0] for path in result.files("save mask")]) / 255
 
     middle = torch.tensor([[1.0, 0, 75], [0, 1, 50], [0, 0, 1]])
-    geometry = core.codec.estimate(torch.stack([fit(image, middle, 56, 84)[0] for image in photographs]))
+    geometry = core.autoencoder.estimate(torch.stack([fit(image, middle, 56, 84)[0] for image in photographs]))
     cameras = read_cameras(result.history["outputs"]["path"]["text"][0])[0]
     keep = usable(geometry.depth, geometry.depth_conf, 1.0)
     meant = coverage.coverage(PosedDepth(geometry.depth, cameras[:2], keep), cameras[2:]).numpy()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gld_core import flow, windows
-from gld_core.flow import Solver
+from gld_core.flow import Sampling, Solver
 
 NOTHING = {"guidance_from": 0.0, "guidance_to": 1.0, "share": 1}
 SETTINGS = {
@@ -53,7 +53,7 @@ def test_the_result_is_the_cores_with_the_same_settings(
     server, fast, only, plain, core, core_views, host_noise, settings
 ):
     """In a second run too, after one of another seed: nothing is kept from one sampling to the next."""
-    solver = Solver(guidance=(settings["guidance_from"], settings["guidance_to"]), share=settings["share"])
+    solver = Solver(guidance=(settings["guidance_from"], settings["guidance_to"]), reuse_encoder_for=settings["share"])
     views = core_views()
     for seed in (9, 7):
         found = latents(server.run(only(fast(settings, seed=seed), "save level1", "save level0")))
@@ -69,9 +69,9 @@ def test_every_window_of_a_long_path_shares_its_own(server, fast, only, core, co
     prompt = fast(SETTINGS["defaults"])
     prompt["level1"]["inputs"] |= {"window": 4, "overlap": 1}
     found = server.run(only(prompt, "save level1")).latent("save level1")
-    views, solver = core_views(), Solver(guidance=(0.0, 0.97), share=2)
+    views, solver = core_views(), Solver(guidance=(0.0, 0.97), reuse_encoder_for=2)
     plan, noise = windows.split_into_windows(2, 6, 4, 1), host_noise(views, 7)
-    meant = windows.sample(core, 1, views, None, plan, STEPS, noise=noise, solver=solver)
+    meant = windows.sample(core, 1, views, None, plan, Sampling(STEPS, noise=noise, solver=solver))
     assert relative(found[0].transpose(0, 1), meant) < 1e-5
 
 

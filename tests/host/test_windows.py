@@ -9,6 +9,7 @@ from PIL import Image
 
 from gld_core import windows
 from gld_core.cameras import motions
+from gld_core.flow import Sampling
 from gld_core.io.posed_folders import read_scene
 
 PLAN = {"window": 6, "overlap": 1, "closed": False}
@@ -50,8 +51,8 @@ def test_windows_are_the_cores(server, long_path, core, path_views, host_noise):
     plan = windows.split_into_windows(2, 13, 6, 1)
     noise = host_noise(path_views, 7)
     assert len(plan) == 4
-    level1 = windows.sample(core, 1, path_views, None, plan, steps=3, noise=noise)
-    level0 = windows.sample(core, 0, path_views, level1, plan, steps=3, noise=noise)
+    level1 = windows.sample(core, 1, path_views, None, plan, Sampling(3, noise=noise))
+    level0 = windows.sample(core, 0, path_views, level1, plan, Sampling(3, noise=noise))
     assert relative(result.latent("save level1")[0].transpose(0, 1), level1) < 1e-5
     assert relative(result.latent("save level0")[0].transpose(0, 1), level0) < 1e-5
     rgb, _ = windows.decode_rgb(core, path_views, level1, level0, plan)
