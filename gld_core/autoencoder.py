@@ -1,6 +1,6 @@
 """Between images and latents: encoding source views, propagating levels, decoding colour and geometry.
 
-An autoencoder holds a backbone family's frozen networks and statistics. spec/model.md sections 1, 2, 3, 7 and 8.
+An autoencoder holds a backbone family's frozen networks and statistics. docs/model.md#the-pipeline
 """
 
 from __future__ import annotations

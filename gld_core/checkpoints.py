@@ -1,6 +1,8 @@
 """Released files: where they are, what is in them, loading them into networks, converting them.
 
-spec/checkpoints.md. Files are memory-mapped; no code in a file is ever run.
+docs/checkpoints.md#what-each-file-holds
+
+Files are memory-mapped; no code in a file is ever run.
 """
 
 import functools

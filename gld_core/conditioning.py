@@ -11,8 +11,8 @@ from .cameras.conventions import in_one_point
 def recentred(c2w: Tensor) -> Tensor:
     """(V, 4, 4) float64: cameras that stand in one point (pan, tilt, zoom) moved to the origin, others as they are.
 
-    The scale of section 5 divides by how far the views are apart. Without distances it would enlarge that one point,
-    or its rounding, 1e8 times, and the network would be given those numbers for translations.
+    The scale of docs/model.md#camera-conditioning divides by how far the views are apart. Without distances it would
+    enlarge that one point, or its rounding, 1e8 times, and the network would be given those numbers for translations.
     """
     c2w = c2w.double().clone()
     if in_one_point(c2w):
@@ -27,7 +27,9 @@ def relative_to_last(c2w: Tensor) -> Tensor:
 
 
 def translation_scale(c2w: Tensor) -> Tensor:
-    """What brings the largest translation coordinate, relative to the last view, to 1. spec/model.md section 5."""
+    """What brings the largest translation coordinate, relative to the last view, to 1.
+    docs/model.md#camera-conditioning
+    """
     return 1 / (relative_to_last(c2w)[:, :3, 3].abs().max() + 1e-8)
 
 
@@ -79,7 +81,7 @@ def projection_matrices(w2c: Tensor, K: Tensor) -> Tensor:
     """(V, 3, 4, 4) float32: what PRoPE multiplies q, k and v, and the attention's output by.
 
     w2c (V, 4, 4), K (V, 3, 3) normalised. With P = lift(K) w2c they are P^T, inv(w2c) lift(K) and P.
-    spec/model.md section 4.
+    docs/model.md#attention-with-cameras-prope
     """
     w2c = w2c.double()
     lifted = torch.eye(4, dtype=torch.float64).repeat(len(K), 1, 1)
@@ -97,7 +99,7 @@ def conditions(views: Views, level: int, conditional: bool) -> dict[str, Tensor]
     """Camera conditioning of one guidance branch for the diffusion model of `level`, float32 on the CPU.
 
     camera_map (V, 7, H, W) and matrices (V, 3, 4, 4), as `MultiViewDiT.prepare` takes them. The unconditional branch
-    has no Pluecker channels and identity poses. spec/model.md sections 4 and 5.
+    has no Pluecker channels and identity poses. docs/model.md#guidance
     """
     cameras = views.cameras
     H, W = cameras.height, cameras.width

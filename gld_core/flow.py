@@ -1,4 +1,7 @@
-"""The flow that is sampled: x_t = (1 - t) * data + t * noise, velocity = noise - data. spec/model.md section 6."""
+"""The flow that is sampled: x_t = (1 - t) * data + t * noise, velocity = noise - data.
+
+docs/model.md#the-flow-and-its-sampler
+"""
 
 import itertools
 import math

@@ -40,7 +40,7 @@ class Stages:
 
 
 class GLD:
-    """Geometric Latent Diffusion of one backbone family. spec/model.md section 1."""
+    """Geometric Latent Diffusion of one backbone family. docs/model.md#the-pipeline"""
 
     def __init__(self, autoencoder: Autoencoder, level1: MultiViewDiT, level0: MultiViewDiT):
         self.autoencoder = autoencoder

@@ -55,8 +55,8 @@ def scene_diagonal(xyz: Tensor) -> float:
 
 
 def camera_frusta(cameras: Cameras, size: float, sources: int = 0) -> Lines:
-    """A wire pyramid per camera, `size` deep; the first `sources` cameras in another colour. spec/model.md section 7
-    takes 0.03 of `scene_diagonal`.
+    """A wire pyramid per camera, `size` deep; the first `sources` cameras in another colour. The
+    released demonstration takes 0.03 of `scene_diagonal`: docs/model.md#cameras-and-points-from-geometry
     """
     W, H = float(cameras.width), float(cameras.height)
     corners = torch.tensor([[0, 0, 1], [W, 0, 1], [W, H, 1], [0, H, 1]], dtype=torch.float64)

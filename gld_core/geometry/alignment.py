@@ -1,4 +1,4 @@
-"""Cameras from decoded rays, and Sim(3) alignment. spec/model.md section 7."""
+"""Cameras from decoded rays, and Sim(3) alignment. docs/model.md#cameras-and-points-from-geometry"""
 
 from typing import NamedTuple
 

@@ -144,7 +144,9 @@ def write_scene(folder: str | Path, images: Tensor, cameras: Cameras, names: Seq
 
 def interpolate(views: int, sources: int) -> list[int]:
     """The released demo's choice of source views: round(i * (V-1) / (N-1)), i = 0..N-1; view 0 if N = 1.
-    spec/model.md section 1. Raises ValueError unless 1 <= N <= V-1.
+    docs/model.md#the-pipeline
+
+    Raises ValueError unless 1 <= N <= V-1.
     """
     if not 1 <= sources <= views - 1:
         raise ValueError(

@@ -1,6 +1,8 @@
 """Depth Anything 3 (Base): the frozen backbone GLD works in, and its camera encoder and decoder.
 
-spec/model.md section 2. Raw features of a level are (V, 1 + h*w, C), token 0 first; C is twice the width E.
+docs/model.md#the-da3-backbone and docs/model.md#da3s-own-inference
+
+Raw features of a level are (V, 1 + h*w, C), token 0 first; C is twice the width E.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,6 @@
-"""The multi-view diffusion transformer: condition encoder and velocity decoder, spec/model.md section 4.
+"""The multi-view diffusion transformer: condition encoder and velocity decoder.
+
+docs/model.md#the-diffusion-network
 
 One class for both levels and both backbones. Latents are (B, C, V, h, w), sources first; with special tokens
 (VGGT) they are (B, C, V, S + h*w, 1), specials first.

@@ -1,4 +1,4 @@
-"""Geometry head: a dense prediction transformer for depth and, in DA3, rays. spec/model.md sections 7 and 8."""
+"""Geometry head: a dense prediction transformer for depth and, in DA3, rays. docs/model.md#the-geometry-head"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, transformer_options: dict | None)
 class Rope2D:
     """Rotary embedding over rows (first half of a head's channels) and columns (second half), base 100.
 
-    positions: (L, 2) or (B, L, 2) row and column of each token. spec/model.md section 2.
+    positions: (L, 2) or (B, L, 2) row and column of each token. docs/model.md#the-da3-backbone
     """
 
     def __init__(self, positions: Tensor, head_dim: int):

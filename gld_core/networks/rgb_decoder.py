@@ -1,4 +1,4 @@
-"""RGB decoder: a ViT from the features of four levels to pixels. spec/model.md section 7."""
+"""RGB decoder: a ViT from the features of four levels to pixels. docs/model.md#from-a-level-1-result-to-pictures"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

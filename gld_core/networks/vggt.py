@@ -1,4 +1,4 @@
-"""VGGT: the second frozen backbone, and its camera head. spec/model.md section 8.
+"""VGGT: the second frozen backbone, and its camera head. docs/model.md#the-vggt-variant
 
 Raw features of a level are (V, 5 + h*w, C): camera token, four registers, patches; C is twice the width E.
 """

@@ -78,7 +78,7 @@ def encode(autoencoder: Autoencoder, images: Tensor, sources: int) -> tuple[list
 
 
 class FlowObjective(Objective):
-    """Stage 2: velocity of the features of all views at one time per scene. spec/model.md sections 4 to 6.
+    """Stage 2: velocity of the features of all views at one time per scene. docs/model.md#the-flow-and-its-sampler
 
     The data are the features of all views encoded together, the condition those of the sources encoded alone.
     camera_drop: the share of scenes without cameras, as guidance's unconditional branch has them. level1_noise: the

@@ -42,7 +42,7 @@ def feature_statistics(
     backbone: Any, data: Data, settings: Settings, say: Callable[[str], None]
 ) -> dict[str, tuple[Statistics, int]]:
     """Mean and variance of every channel of levels 0 and 1 over settings.steps batches, and of how many tokens: of the
-    patches ("normalization0"), and of VGGT's special tokens ("special0"). spec/model.md section 3.
+    patches ("normalization0"), and of VGGT's special tokens ("special0"). docs/model.md#feature-statistics
     """
     sums: dict[str, list[Tensor]] = {}
     device = next(backbone.parameters()).device

@@ -9,15 +9,6 @@ from gld_core.synthetic.random_models import write_random_models
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of specifications, golden tensors and scenes beside the repository."""
-    folder = Path(__file__).parents[3] / "shared"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there: nothing was compared with the released program's numbers")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def random_models(tmp_path_factory) -> Path:
     """A small DA3 bundle with random weights in the released layout, not to be changed."""
     folder = tmp_path_factory.mktemp("random_models")
