@@ -54,9 +54,12 @@ class Shape:
 
 
 class Room:
-    """Furnished by a random generator. `shapes[0]` is the room itself; `lamp` the (3,) position of its light;
-    `occupied` the circles (x, y, radius) that a camera stays out of.
+    """Furnished by a random generator. `shapes[0]` is the room itself; `lamp` the (3,) position of its light, which
+    falls off with the square of the distance times `falloff`; `occupied` the circles (x, y, radius) that a camera stays
+    out of.
     """
+
+    falloff = 0.06
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
@@ -221,10 +224,86 @@ class Room:
         self.add([*middle[:2], 1.5], np.full(3, 0.19), shade, sphere=True)
         return 1.7
 
+    def goal(self) -> np.ndarray:
+        """A (3,) point that a camera looks at."""
+        return np.array([*self.rng.uniform(0.1, 0.9, 2) * self.size[:2], self.rng.uniform(0.5, 1.3)])
+
     def clearance(self, eyes: np.ndarray) -> float:
         """Smallest distance on plan from any of the (V, 3) eyes to a wall or to a piece of furniture, in metres."""
         walls = min(eyes[:, :2].min(), (self.size[:2] - eyes[:, :2]).min())
         return min([walls, *(np.hypot(*(eyes[:, :2] - [x, y]).T).min() - radius for x, y, radius in self.occupied)])
+
+
+class Studio(Room):
+    """A room whose surfaces are as varied in colour and detail as photographs are."""
+
+    def material(self, texture, first, second, scale=1.0) -> Material:
+        if self.rng.random() < 0.55:
+            texture, scale = "fractal", self.rng.uniform(0.15, 1.5)
+            first, second = self.color((0, 0.7), (0.2, 1.0)), self.color((0, 0.7), (0.02, 0.8))
+        return super().material(texture, first, second, scale)
+
+
+class Outdoors(Studio):
+    """A meadow or a square under a sky, with trees, huts and stones. The sun is a lamp far away."""
+
+    falloff = 0.0
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng = rng
+        self.size = np.array([rng.uniform(18, 28), rng.uniform(18, 28), rng.uniform(9, 14)])
+        self.lamp = self.size / 2 + np.array([*rng.uniform(-80, 80, 2), 90.0])
+        sky, wood = self.color((0.2, 0.7), (0.7, 1.0)), self.color((0.2, 0.6), (0.2, 0.5))
+        walls = [Material("landscape", sky, wood, 1.0, int(rng.integers(1 << 20)), lit=False) for _ in range(4)]
+        ground = Material("fractal", self.color((0.2, 0.7), (0.3, 0.8)), self.color((0.1, 0.6), (0.2, 0.6)), 1.5)
+        ground.seed = int(rng.integers(1 << 20))
+        top = Material("plain", sky, sky * 0.97, lit=False)
+        self.shapes = [Shape(self.size / 2, self.size / 2, (*walls, ground, top))]
+        self.occupied = []
+        for _ in range(int(rng.integers(10, 22))):
+            place, radius = rng.uniform(1.5, self.size[:2] - 1.5), rng.uniform(0.3, 1.3)
+            self.occupied.append((place[0], place[1], radius * 1.3))
+            kind = rng.choice(["tree", "hut", "stone"])
+            if kind == "tree":
+                tall = rng.uniform(1.2, 3.0)
+                trunk = self.material("planks", *self.wood(), 0.1)
+                self.add([*place, tall / 2], [0.14, 0.14, tall / 2], trunk, rng.uniform(0, pi))
+                leaves = self.material("fractal", self.color((0.3, 0.8), (0.3, 0.8)), self.color((0.3, 0.8)), 0.6)
+                self.add([*place, tall + radius * 0.6], np.full(3, radius), leaves, sphere=True)
+            elif kind == "hut":
+                half = np.array([radius, radius * rng.uniform(0.6, 1.4), rng.uniform(0.5, 1.8)])
+                wall = self.material(
+                    rng.choice(["bricks", "planks", "door", "stripes"]), self.color(), self.color(), 0.4
+                )
+                self.add([*place, half[2]], half, wall, turn := rng.uniform(0, pi))
+                roof = self.material("stripes", self.color((0.3, 0.9)), self.color(), 0.2)
+                self.add([*place, 2 * half[2] + 0.1], half * [1.15, 1.15, 0] + [0, 0, 0.1], roof, turn)
+            else:
+                self.ornament(np.array([*place, 0.0]), radius * 0.6)
+
+
+class Objects(Studio):
+    """A table with objects on it in an empty room, seen from around it."""
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng = rng
+        self.size = np.array([rng.uniform(4, 6), rng.uniform(4, 6), rng.uniform(2.5, 3.2)])
+        self.lamp = np.array([*(self.size[:2] * rng.uniform(0.3, 0.7, 2)), self.size[2] - 0.25])
+        self.shapes = [Shape(self.size / 2, self.size / 2, self.surfaces())]
+        self.middle, tall = self.size[:2] / 2, rng.uniform(0.5, 0.75)
+        half = np.array([rng.uniform(0.4, 0.8), rng.uniform(0.4, 0.7), 0.03])
+        self.occupied = [(*self.middle, 0.9)]
+        self.add([*self.middle, tall - 0.03], half, self.material("planks", *self.wood(), 0.12))
+        self.add([*self.middle, tall / 2 - 0.03], [0.2, 0.2, tall / 2 - 0.03], self.material("plain", *self.wood()))
+        for _ in range(int(rng.integers(4, 10))):
+            place = self.middle + rng.uniform(-0.8, 0.8, 2) * half[:2]
+            self.ornament(np.array([*place, tall]), rng.uniform(0.06, 0.18))
+
+    def goal(self) -> np.ndarray:
+        return np.array([*(self.middle + self.rng.uniform(-0.3, 0.3, 2)), self.rng.uniform(0.5, 0.9)])
+
+
+WORLDS = {"room": Room, "studio": Studio, "outdoors": Outdoors, "objects": Objects}
 
 
 def camera_path(room: Room, views: int, reach: float) -> np.ndarray:
@@ -239,7 +318,7 @@ def camera_path(room: Room, views: int, reach: float) -> np.ndarray:
         end = start + length * np.array([np.cos(heading), np.sin(heading), rng.uniform(-0.2, 0.2)])
         bend = (start + end) / 2 + rng.uniform(-0.25, 0.25, 3) * [1, 1, 0.4]
         path = (1 - steps) ** 2 * start + 2 * steps * (1 - steps) * bend + steps**2 * end
-        goal = np.array([*rng.uniform(0.1, 0.9, 2) * room.size[:2], rng.uniform(0.5, 1.3)])
+        goal = room.goal()
         aims = goal + steps * reach * rng.uniform(-0.7, 0.7, 3) * [1, 1, 0.3]
         away = np.linalg.norm((aims - path)[:, :2], axis=1).min()
         score = min(room.clearance(path), 0.5) + min(away, 2.0) / 4
@@ -335,6 +414,12 @@ def noise(u: np.ndarray, v: np.ndarray, seed: int) -> np.ndarray:
     return low * (1 - y) + (lattice(i, j + 1) * (1 - x) + lattice(i + 1, j + 1) * x) * y
 
 
+def octaves(u: np.ndarray, v: np.ndarray, seed: int, count: int, decay: float) -> np.ndarray:
+    """Smooth random values in [0, 1) with detail at `count` sizes: each is half of the last, and `decay` as strong."""
+    layers = [noise(u * 2**k, v * 2**k, seed + 7 * k) * decay**k for k in range(count)]
+    return np.stack(layers).sum(axis=0) / sum(decay**k for k in range(count))
+
+
 def cells(u: np.ndarray, v: np.ndarray, seed: int) -> np.ndarray:
     """One random value in [0, 1) per unit cell."""
     return noise(np.floor(u), np.floor(v), seed)
@@ -387,6 +472,18 @@ def paint(m: Material, u: np.ndarray, v: np.ndarray, s: np.ndarray, t: np.ndarra
         knob = (np.abs(s - 0.85) < 0.06) & (np.abs(t) < 0.03)
         grain = 0.85 + 0.3 * noise(u * 60, v * 4, m.seed)
         return np.where(knob[:, None], 0.75, np.where(panel[:, None], b, a) * grain[:, None])
+    elif m.texture == "fractal":
+        # Detail at every size, as photographs have it, with a tint that changes on its own.
+        tone = np.clip((octaves(p, q, m.seed, 6, 0.75) - 0.5) * 3.2 + 0.5, 0, 1)[:, None]
+        tint = np.clip((octaves(p, q, m.seed + 99, 6, 0.75) - 0.5) * 3 + 0.5, 0, 1)[:, None]
+        third = np.abs(a - b[[1, 2, 0]])
+        return (a * tone + b * (1 - tone)) * (1 - 0.5 * tint) + third * 0.5 * tint
+    elif m.texture == "landscape":
+        ridge = -0.75 + 0.56 * octaves(s * 4 + 9, np.zeros_like(s), m.seed, 4, 0.5)
+        wood = b * (0.5 + 0.92 * octaves(u, v, m.seed, 5, 0.7))[:, None]
+        clouds = np.clip(1.9 * octaves(s * 6, t * 9, m.seed, 4, 0.5) - 0.9, 0, 1)
+        sky = a + (1 - a) * np.clip(clouds[:, None] + 0.35 - 0.35 * t[:, None], 0, 1)
+        return np.where((t < ridge)[:, None], wood, sky)
     elif m.texture == "carpet":
         mix = (noise(p * 2, q * 2, m.seed) + 0.5 * noise(p * 9, q * 9, m.seed + 1)) / 1.5
     else:
@@ -429,7 +526,7 @@ def shade(room: Room, points: np.ndarray, index: np.ndarray, light: np.ndarray) 
         facing = np.clip((normal * toward).sum(1) / distance, 0, 1)
         corner = np.sort(np.minimum(points[rows], room.size - points[rows]), axis=1)[:, 1]  # second nearest wall
         ambient = (0.5 + 0.06 * normal[:, 2]) * (1 - 0.35 * np.exp(-np.clip(corner, 0, None) / 0.2))
-        gain = ambient + 0.75 * facing * light[rows] / (1 + 0.06 * distance**2)
+        gain = ambient + 0.75 * facing * light[rows] / (1 + room.falloff * distance**2)
         colors[rows] *= np.where(lit, gain, 1)[:, None]
     return np.clip(colors, 0, 1)
 
@@ -469,16 +566,16 @@ def render_views(
 
 
 def render_scene(
-    seed: int, views: int, height: int, width: int, samples: int = 2, reach: float = 1.0
+    seed: int, views: int, height: int, width: int, samples: int = 2, reach: float = 1.0, world: str = "room"
 ) -> tuple[Tensor, Tensor, Cameras]:
-    """A room and a camera path of its own for every seed: images (V, 3, H, W) in [0, 1], depth (V, H, W), cameras, as
-    `render_views` gives them.
+    """A room, or another of WORLDS, and a camera path of its own for every seed: images (V, 3, H, W) in [0, 1], depth
+    (V, H, W), cameras, as `render_views` gives them.
 
     `reach` scales how far the camera goes. The same arguments give the same numbers; the world is metric with z up,
     with one K of 60 to 85 degrees across for all views.
     """
     rng = np.random.default_rng(seed)
-    room = Room(rng)
+    room = WORLDS[world](rng)
     c2w = camera_path(room, views, reach)
     focal = width / 2 / np.tan(np.radians(rng.uniform(60, 85)) / 2)
     K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])

@@ -17,6 +17,9 @@ VIEWS = 10
 REACH = 2.0
 # Every fifth room is square.
 SIZES = ((70, 126), (70, 126), (70, 126), (70, 126), (98, 98))
+# Rooms have all seeds but these, which have the other worlds in turn.
+OTHER_SEEDS = range(500_000, 1_000_000)
+OTHER_WORLDS = ("studio", "outdoors", "objects")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ def write_room(task: tuple[Path, int]) -> None:
     if room_file(folder, seed).exists():
         return
     torch.set_num_threads(1)
-    images, depth, cameras = render_scene(seed, VIEWS, *SIZES[seed % len(SIZES)], reach=REACH)
+    world = OTHER_WORLDS[seed % len(OTHER_WORLDS)] if seed in OTHER_SEEDS else "room"
+    images, depth, cameras = render_scene(seed, VIEWS, *SIZES[seed % len(SIZES)], reach=REACH, world=world)
     with atomic(room_file(folder, seed)) as temporary, open(temporary, "wb") as file:
         np.savez(
             file,
