@@ -45,7 +45,7 @@ def read_training_data(folder: Path, rooms: int | None, rank: int, long_side: in
 def train_stage(args: argparse.Namespace) -> None:
     """One process, or several that torchrun starts."""
     names = [field.name for field in fields(Settings) if getattr(args, field.name, None) is not None]
-    settings = Settings(**{**stages.STAGES[args.stage], **{name: getattr(args, name) for name in names}})
+    settings = Settings(**{**stages.STAGES[args.stage].defaults, **{name: getattr(args, name) for name in names}})
     if args.precision:
         settings = replace(settings, precision=DTYPES[args.precision])
     device, rank = choose_device(args.device), int(os.environ.get("RANK", 0))
@@ -67,10 +67,10 @@ def train_stage(args: argparse.Namespace) -> None:
             args.backbone,
             device,
             say if rank == 0 else lambda text: None,
-            args.save_every,
-            args.log_every,
-            args.workers,
-            args.sheet_every,
+            save_every=args.save_every,
+            log_every=args.log_every,
+            workers=args.workers,
+            sheet_every=args.sheet_every,
         )
     finally:
         if distributed.is_initialized():

@@ -131,9 +131,11 @@ class Backbone(nn.Module):
                 outputs.append(torch.cat([local, x], dim=-1))
         return outputs
 
-    def propagate(self, level1: Tensor, h: int, w: int, transformer_options: dict | None = None) -> list[Tensor]:
+    def propagate(
+        self, level1: Tensor, h: int, w: int, transformer_options: dict | None = None, scenes: int = 1
+    ) -> list[Tensor]:
         """Raw features of levels 2 and 3 from those of level 1, (V, 5 + h*w, C)."""
-        return self.alternate(level1.chunk(2, dim=-1)[1], h, w, LEVEL_PAIRS[1] + 1, 4, transformer_options)
+        return self.alternate(level1.chunk(2, dim=-1)[1], h, w, LEVEL_PAIRS[1] + 1, 4, transformer_options, scenes)
 
     def decoder_ready(self, raw: Tensor) -> Tensor:
         """(V, h*w, C): patch tokens as they are."""

@@ -19,7 +19,7 @@ from ..io.images import EXTENSIONS, PATCH, fit, read_image
 from ..io.posed_folders import read_camera
 from ..pipeline import GLD
 from ..synthetic.rooms import read_room
-from .objectives import encode
+from .objectives import Latents, encode
 
 
 class Data(Protocol):
@@ -33,6 +33,10 @@ class Data(Protocol):
 
     def read(self, index: int, views: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Cameras]:
         """images (V, 3, H, W), depth (V, H, W) or None, and cameras of `views` frames of a scene in random order."""
+        ...
+
+    def latents(self, indices: Sequence[int]) -> Latents | None:
+        """The latents that are kept of what `read` gives of these scenes, or None."""
         ...
 
 
@@ -53,6 +57,9 @@ class Rooms:
         room = self.rooms[index]
         chosen = rng.permutation(len(room.images))[:views].tolist()
         return room.images[chosen].float() / 255, room.depth[chosen], room.cameras[chosen]
+
+    def latents(self, indices: Sequence[int]) -> None:
+        return None
 
 
 class Features:
@@ -81,14 +88,14 @@ class Features:
             raise ValueError(f"{self.files[index]} has {own} views; give --views {own}.")
         return content["images"].float() / 255, None, Cameras(content["c2w"], content["K"], height, width)
 
-    def latents(self, indices: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
-        """Of several sets, as a `Batch` has them."""
+    def latents(self, indices: Sequence[int]) -> Latents:
+        """Latents of all views and of the sources alone."""
         files = [load_file(self.files[index]) for index in indices]
         everything, sources = (
             [torch.stack([file[f"{name}{level}"].float() for file in files]) for level in (0, 1)]
             for name in ("all", "sources")
         )
-        return everything, sources
+        return Latents(everything, sources)
 
 
 def write_features(
@@ -113,10 +120,14 @@ def write_features(
             rng = np.random.default_rng((seed, scene, number))
             images, _, cameras = data.read(scene, views, rng)
             images = (images * 255).round().byte()
-            everything, alone = encode(autoencoder, images[None].float() / 255, int(rng.choice(sources)))
+            latents = encode(autoencoder, images[None].float() / 255, int(rng.choice(sources)))
+            assert latents.sources is not None
             tensors = {"images": images, "c2w": cameras.c2w, "K": cameras.K}
             for level in (0, 1):
-                tensors |= {f"all{level}": everything[level][0].half(), f"sources{level}": alone[level][0].half()}
+                tensors |= {
+                    f"all{level}": latents.levels[level][0].half(),
+                    f"sources{level}": latents.sources[level][0].half(),
+                }
             with atomic(path) as temporary:
                 save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)
         say(f"features of scene {scene + 1} of {len(data)}")
@@ -148,10 +159,11 @@ class Generated:
             raise ValueError(f"The latents are of {len(chosen)} views a scene; give --views {len(chosen)}.")
         return room.images[chosen].float() / 255, room.depth[chosen], room.cameras[chosen]
 
-    def latents(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Levels 0 and 1 (V, C, h, w) and the token (C,)."""
-        content = self.content[index]
-        return content["level0"], content["level1"], content["token"]
+    def latents(self, indices: Sequence[int]) -> Latents:
+        """The latents that were made, and the token of each scene's first view."""
+        content = [self.content[index] for index in indices]
+        levels = [torch.stack([file[f"level{level}"].float() for file in content]) for level in (0, 1)]
+        return Latents(levels, token=torch.stack([file["token"] for file in content]))
 
 
 def write_latents(gld: GLD, rooms: Rooms, folder: Path, steps: int, seed: int, say: Callable[[str], None]) -> None:
@@ -260,6 +272,9 @@ class Photographs:
         fitted = [fit(read_image(files[i]), cameras.K[i], height, width) for i in chosen]
         K = torch.stack([K for _, K in fitted])
         return torch.stack([image for image, _ in fitted]), None, Cameras(cameras.c2w[chosen], K, height, width)
+
+    def latents(self, indices: Sequence[int]) -> None:
+        return None
 
 
 def find_scenes(folder: Path) -> list[Path]:

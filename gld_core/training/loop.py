@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..export.pictures import contact_sheet
 from ..io.files import atomic
 from ..io.images import write_png
-from .data import Data, Features
+from .data import Data
 from .objectives import Batch, Objective
 
 
@@ -64,17 +64,16 @@ def make_batch(data: Data, settings: Settings, step: int, rank: int = 0, process
     alike = [index for index, other in enumerate(sizes) if other == size]
     views = int(rng.choice(settings.views))
     sources = int(rng.choice([n for n in settings.sources if n < views] or [1]))
-    if isinstance(data, Features):
-        sources = size[3]
     count = settings.batch // views
     scenes, seeds = rng.choice(alike, count), rng.integers(1 << 62, size=count)
     mine = range(rank, count, processes)
     read = [data.read(int(scenes[i]), views, np.random.default_rng(seeds[i])) for i in mine]
     images, depths, cameras = zip(*read, strict=True)
     depth = None if depths[0] is None else torch.stack(depths)
-    own, which = [int(seeds[i]) for i in mine], [int(scenes[i]) for i in mine]
-    latents = data.latents(which) if isinstance(data, Features) else None
-    return Batch(torch.stack(images), depth, list(cameras), sources, own, step, which, latents)
+    latents = data.latents([int(scenes[i]) for i in mine])
+    if latents is not None and latents.sources is not None:
+        sources = latents.sources[0].shape[1]
+    return Batch(torch.stack(images), depth, list(cameras), sources, [int(seeds[i]) for i in mine], step, latents)
 
 
 class Steps(Dataset):

@@ -1,6 +1,6 @@
 """Losses: what is trained in a stage, and how far it is off for a batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,12 +22,30 @@ SHOW_STEPS = 16
 
 
 @dataclass(frozen=True)
-class Batch:
-    """B scenes of V views and one size, the first `sources` of each the photographs.
+class Latents:
+    """Latents of B scenes: `levels` are level 0 and level 1 of all V views, (B, V, C, ...) each.
 
-    images (B, V, 3, H, W) in [0, 1]; depth (B, V, H, W) along the camera's axis in the cameras' unit, or None; seeds:
-    one per scene, for what its loss draws; seed: of the batch; scenes: which of the data's they are; latents: where
-    known, levels 0 and 1 of all views encoded together and of the sources encoded alone, (B, V or N, C, ...) each.
+    sources: the same of the N source views encoded on their own, (B, N, C, ...). token: (B, C) token 0 of every scene's
+    first view, where the latents have no special tokens. Each is None where it is not known.
+    """
+
+    levels: list[Tensor]
+    sources: list[Tensor] | None = None
+    token: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Latents":
+        sources = None if self.sources is None else [value.to(device) for value in self.sources]
+        token = None if self.token is None else self.token.to(device)
+        return Latents([value.to(device) for value in self.levels], sources, token)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B scenes of V views and one size. The first `sources` views of each are the photographs.
+
+    images (B, V, 3, H, W) in [0, 1]; depth (B, V, H, W) along the camera's axis in the cameras' unit, or None. Each of
+    the `seeds` is for the random numbers of one scene's loss, `seed` is the number of the step. latents: those that
+    the data keeps of these views, or None.
     """
 
     images: Tensor
@@ -36,16 +54,12 @@ class Batch:
     sources: int
     seeds: list[int]
     seed: int
-    scenes: list[int]
-    latents: tuple[list[Tensor], list[Tensor]] | None = None
+    latents: Latents | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """Pictures, depth and latents on a device; cameras stay where they are."""
         depth = None if self.depth is None else self.depth.to(device)
-        latents = None
-        if self.latents is not None:
-            everything, sources = ([value.to(device) for value in levels] for levels in self.latents)
-            latents = everything, sources
+        latents = None if self.latents is None else self.latents.to(device)
         return replace(self, images=self.images.to(device), depth=depth, latents=latents)
 
     def generators(self) -> list[torch.Generator]:
@@ -65,16 +79,15 @@ class Objective(nn.Module):
 
 @torch.no_grad()
 def latents(autoencoder: Autoencoder, images: Tensor) -> list[Tensor]:
-    """images (B, V, 3, H, W) -> latents (B, V, C, ...) of levels 0 and 1, whatever the precision of training."""
+    """images (B, V, 3, H, W) -> latents (B, V, C, ...) of levels 0 and 1, in the precision of training."""
     flat = images.flatten(0, 1).to(autoencoder.device, autoencoder.dtype)
-    with torch.autocast(flat.device.type, enabled=False):
-        raw = autoencoder.networks["backbone"](flat, 2, scenes=len(images))
+    raw = autoencoder.networks["backbone"](flat, 2, scenes=len(images))
     return [autoencoder.to_latent(raw[level], level, flat).unflatten(0, images.shape[:2]) for level in (0, 1)]
 
 
-def encode(autoencoder: Autoencoder, images: Tensor, sources: int) -> tuple[list[Tensor], list[Tensor]]:
-    """The latents of a `Batch`."""
-    return latents(autoencoder, images), latents(autoencoder, images[:, :sources])
+def encode(autoencoder: Autoencoder, images: Tensor, sources: int) -> Latents:
+    """The latents of a `Batch`'s images (B, V, 3, H, W) and of their sources."""
+    return Latents(latents(autoencoder, images), latents(autoencoder, images[:, :sources]))
 
 
 class FlowObjective(Objective):
@@ -100,7 +113,10 @@ class FlowObjective(Objective):
         self.level, self.camera_drop, self.level1_noise = level, camera_drop, level1_noise
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        everything, sources = batch.latents or encode(self.autoencoder, batch.images, batch.sources)
+        given = batch.latents or encode(self.autoencoder, batch.images, batch.sources)
+        everything, sources = given.levels, given.sources
+        if sources is None:
+            raise ValueError("These latents are none of photographs; give rendered rooms, scenes or kept features.")
         data, level1 = everything[self.level].transpose(1, 2), everything[1].transpose(1, 2)
         source = sources[self.level].transpose(1, 2)
         shift = flow.default_shift(self.autoencoder.backbone, data.shape[1], data.shape[2])
@@ -109,17 +125,17 @@ class FlowObjective(Objective):
             u, drop = torch.rand(2, generator=generator).tolist()
             times.append(shift * flow.LAST_NOISE * u / (1 + (shift - 1) * flow.LAST_NOISE * u))
             noises.append(torch.randn(data.shape[1:], generator=generator))
-            given = None
+            known = None
             if self.level == 0:
                 sigma = float(torch.randn((), generator=generator).abs()) * self.level1_noise
                 noise = torch.randn(level1.shape[1:], generator=generator).to(level1)
-                given = ((level1[i] + sigma * noise) / (1 + sigma**2) ** 0.5)[None]
+                known = ((level1[i] + sigma * noise) / (1 + sigma**2) ** 0.5)[None]
             views = Views(self.autoencoder.backbone, batch.cameras[i], sources[0][i], sources[1][i], None)
             cameras = conditions(views, self.level, conditional=drop >= self.camera_drop)
             cameras = {name: value.to(data.device) for name, value in cameras.items()}
             # A ray needs more digits than bfloat16 has.
             with torch.autocast(data.device.type, enabled=False):
-                branches.append(self.network.prepare(source[i][None], **cameras, level1=given))
+                branches.append(self.network.prepare(source[i][None], **cameras, level1=known))
         prepared = {
             name: torch.cat([branch[name] for branch in branches]) if isinstance(value, Tensor) else value
             for name, value in branches[0].items()
@@ -176,35 +192,47 @@ class BackboneObjective(Objective):
         self.networks = nn.ModuleDict(networks)
         self.noise, self.level_drop = noise, level_drop
 
+    def raw(self, batch: Batch, kind: str, generators: list[torch.Generator]) -> list[Tensor]:
+        """Raw features of levels 0 and 1, (B * V, S + h*w, C): those of the pictures ("true"), or those with noise and,
+        where latents have no special tokens, with the first view's token in all views, as generated ones are ("noisy").
+        """
+        backbone: Any = self.networks["backbone"]
+        B, V = batch.images.shape[:2]
+        raw = backbone(batch.images.flatten(0, 1), 2, scenes=B)
+        if kind == "true":
+            return raw
+        # DA3's one special token is not in its latents.
+        left_out = 1 if backbone.specials == 1 else 0
+        noisy = []
+        for level in raw:
+            special, tokens = level.tensor_split([left_out], dim=1)
+            deviation = tokens.detach().flatten(0, 1).std(dim=0)
+            noise = [
+                self.noise
+                * torch.rand((), generator=generator)
+                * torch.randn(V, *tokens.shape[1:], generator=generator)
+                for generator in generators
+            ]
+            noisy.append(torch.cat([special, tokens + torch.cat(noise).to(tokens) * deviation], dim=1))
+        if left_out:
+            alone = backbone(batch.images[:, 0], 2, scenes=B)[1][:, :1].repeat_interleave(V, dim=0)
+            noisy[1] = torch.cat([alone, noisy[1][:, 1:]], dim=1)
+        return noisy
+
+    def propagate(self, raw: list[Tensor], batch: Batch) -> list[Tensor]:
+        """Raw features of the four levels from those of the first two."""
+        backbone: Any = self.networks["backbone"]
+        h, w = (size // backbone.patch for size in batch.images.shape[-2:])
+        return [*raw, *backbone.propagate(raw[1], h, w, scenes=len(batch.images))]
+
     def features(
-        self, batch: Batch, generators: list[torch.Generator], generated: bool
+        self, batch: Batch, kind: str, generators: list[torch.Generator]
     ) -> tuple[list[Tensor], Tensor | None]:
         """Decoder-ready features of the four levels; and the last level's token 0, where it is the views' own."""
         backbone: Any = self.networks["backbone"]
-        images = batch.images.flatten(0, 1)
-        B, V = batch.images.shape[:2]
-        token = None
-        raw = backbone(images, 2 if generated else 4, scenes=B)
-        if generated:
-            noisy = []
-            for level in raw[:2]:
-                patches = level[:, 1:]
-                deviation = patches.detach().flatten(0, 1).std(dim=0)
-                noise = [
-                    self.noise
-                    * torch.rand((), generator=generator)
-                    * torch.randn(V, *patches.shape[1:], generator=generator)
-                    for generator in generators
-                ]
-                noisy.append(patches + torch.cat(noise).to(patches) * deviation)
-            alone = backbone(batch.images[:, 0], 2, scenes=B)[1][:, :1].repeat_interleave(V, dim=0)
-            level1 = torch.cat([alone, noisy[1]], dim=1)
-            h, w = (size // backbone.patch for size in images.shape[-2:])
-            level0 = torch.cat([raw[0][:, :1], noisy[0]], dim=1)
-            raw = [level0, level1, *backbone.propagate(level1, h, w, scenes=B)]
-        else:
-            token = raw[3][:, 0]
-        return self.drop([backbone.decoder_ready(level) for level in raw], generators), token
+        raw = self.propagate(self.raw(batch, kind, generators), batch)
+        ready = self.drop([backbone.decoder_ready(level) for level in raw], generators)
+        return ready, raw[3][:, 0] if kind == "true" else None
 
     def drop(self, ready: list[Tensor], generators: list[torch.Generator]) -> list[Tensor]:
         """Level 0 left out of some scenes."""
@@ -215,7 +243,7 @@ class BackboneObjective(Objective):
     @torch.no_grad()
     def show(self, batch: Batch) -> Tensor:
         h, w = (size // 14 for size in batch.images.shape[-2:])
-        ready, _ = self.features(replace(batch, images=batch.images[:1]), batch.generators()[:1], False)
+        ready, _ = self.features(replace(batch, images=batch.images[:1]), "true", batch.generators()[:1])
         return self.networks["rgb_decoder"](torch.cat(ready, dim=-1), h, w)
 
     def geometry(self, batch: Batch, ready: list[Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -246,7 +274,7 @@ class BackboneObjective(Objective):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         networks: Any = self.networks
         h, w = (size // 14 for size in batch.images.shape[-2:])
-        ready, token = self.features(batch, batch.generators(), batch.seed % 2 == 1)
+        ready, token = self.features(batch, "noisy" if batch.seed % 2 else "true", batch.generators())
         losses, depth_error, poses = self.geometry(batch, ready)
         images = networks["rgb_decoder"](torch.cat(ready, dim=-1), h, w)
         difference = images - batch.images.flatten(0, 1)
@@ -340,7 +368,7 @@ class DecoderObjective(BackboneObjective):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         h, w = (size // 14 for size in batch.images.shape[-2:])
         with torch.no_grad(), torch.autocast(batch.images.device.type, enabled=False):
-            ready, _ = self.features(batch, batch.generators(), self.noise > 0)
+            ready, _ = self.features(batch, "noisy" if self.noise else "true", batch.generators())
         images, truth = self.networks["rgb_decoder"](torch.cat(ready, dim=-1), h, w), batch.images.flatten(0, 1)
         losses = {"l1": (images - truth).abs().mean()}
         if self.lpips is not None:
@@ -354,24 +382,23 @@ class DecoderObjective(BackboneObjective):
 
 
 class FinishObjective(BackboneObjective):
-    """RGB decoder and geometry head of the small model on the features that its diffusion models make.
+    """RGB decoder and geometry head of the small model.
 
-    latents(scene) -> level 0 and level 1 (V, C, h, w) and the token (C,), normalised by the statistics. Half of the
-    batches have these; a quarter has true features, a quarter noisy ones. Depth is in the cameras' unit. Where views
-    stand towards each other is not in the small backbone's features, so rays are in each view's own frame, head and
-    camera decoder give 0 for positions, and `Geometry.align_to` leaves depth as it is.
+    They learn on true features and on noisy ones in turn. Where the data has latents that the diffusion models made,
+    half of the batches have those. Depth is in the cameras' unit. The small backbone's features do not hold how views
+    stand towards each other. So rays are in each view's own frame, head and camera decoder give 0 for positions, and
+    `Geometry.align_to` leaves depth as it is.
     """
 
     def __init__(
         self,
         networks: dict[str, nn.Module],
-        latents: Callable[[int], tuple[Tensor, Tensor, Tensor]],
         statistics: Mapping[str, Statistics],
         noise: float = 0.7,
         level_drop: float = 1 / 6,
     ):
         super().__init__(networks, noise, level_drop)
-        self.latents, self.statistics = latents, statistics
+        self.statistics = statistics
         head: Any = networks["gld_head"]
         last, positions = head.scratch.output_conv2_aux[3][5], networks["camera_decoder"].get_submodule("fc_t")
         with torch.no_grad():
@@ -381,33 +408,29 @@ class FinishObjective(BackboneObjective):
         for name in ("rgb_decoder", "gld_head"):
             networks[name].requires_grad_(True)
 
-    def made(self, batch: Batch) -> list[Tensor]:
-        """Decoder-ready features of the diffusion models' latents, level 0 left out of some scenes."""
-        backbone: Any = self.networks["backbone"]
-        h, w = (size // backbone.patch for size in batch.images.shape[-2:])
-        raw: list[list[Tensor]] = [[], []]
-        for scene in batch.scenes:
-            *levels, token = (value.to(batch.images) for value in self.latents(scene))
-            for level, latent in enumerate(levels):
-                tokens = torch.cat([token.expand(len(latent), 1, -1), latent.flatten(2).transpose(1, 2)], dim=1)
-                raw[level].append(self.statistics[f"normalization{level}"].denormalize(tokens))
-        level0, level1 = (torch.cat(scenes) for scenes in raw)
-        levels = [level0, level1, *backbone.propagate(level1, h, w, scenes=len(batch.scenes))]
-        return self.drop([backbone.decoder_ready(level) for level in levels], batch.generators())
+    def raw(self, batch: Batch, kind: str, generators: list[torch.Generator]) -> list[Tensor]:
+        """As before, and those of the latents that were "made"."""
+        if kind != "made":
+            return super().raw(batch, kind, generators)
+        assert batch.latents is not None and batch.latents.token is not None
+        raw = []
+        for level, latent in enumerate(batch.latents.levels):
+            token = batch.latents.token[:, None, None].expand(-1, latent.shape[1], -1, -1)
+            tokens = torch.cat([token, latent.flatten(3).transpose(2, 3)], dim=2).flatten(0, 1)
+            raw.append(self.statistics[f"normalization{level}"].denormalize(tokens.to(batch.images)))
+        return raw
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         V, _, H, W = batch.images.shape[1:]
-        kind = ("made", "made", "true", "noisy")[batch.seed % 4]
+        kinds = ("true", "noisy") if batch.latents is None else ("made", "true", "made", "noisy")
+        kind = kinds[batch.seed % len(kinds)]
         with torch.no_grad():
-            if kind == "made":
-                ready = self.made(batch)
-            else:
-                ready, _ = self.features(batch, batch.generators(), kind == "noisy")
+            ready, _ = self.features(batch, kind, batch.generators())
         if batch.depth is None:
             raise ValueError("The geometry head is trained on exact depth; give rendered rooms as --data.")
-        some = slice(batch.seed // 4 % 2, None, 2)
+        some = slice(batch.seed // len(kinds) % 2, None, 2)
         views = [cameras[view] for cameras in batch.cameras for view in range(V)]
-        rays = torch.cat([ray_targets(view, 1.0, 8 * (H // 14), 8 * (W // 14))[0] for view in views])[some]
+        rays = torch.cat([ray_targets(view, 1.0, 8 * (H // 14), 8 * (W // 14))[0] for view in views[some]])
         maps = self.networks["gld_head"]([level[some] for level in ready], H, W)
         error = (maps["depth"].log() - batch.depth.flatten(0, 1)[some].log()).abs()
         difference = self.networks["rgb_decoder"](torch.cat(ready, dim=-1), H // 14, W // 14)

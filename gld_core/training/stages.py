@@ -1,18 +1,19 @@
 """Training: the backbone of a small model, the decoders on frozen features (stage 1), the diffusion models (stage 2).
 
-A stage is an `Objective`: what is trained, and its loss for a batch. `fit` runs any of them. Everything random comes
-from the seed, the step and the scene's place in the batch, so a run that was stopped goes on to the same bit, and
-several processes draw what one would have drawn.
+Every stage is a class of STAGES. Most of them train an `Objective`, which says what is trained and gives the loss of a
+batch; `fit` runs it. Everything random comes from the seed, the step and the place of a scene in its batch. So a
+training that was stopped goes on to the same bit, and several processes draw what one would have drawn.
 """
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from ..checkpoints import (
     DA3_PREFIX,
@@ -27,12 +28,13 @@ from ..checkpoints import (
 from ..evaluation.lpips import LPIPS, missing_files
 from ..io.files import atomic
 from ..networks import da3
-from ..networks.dit import MultiViewDiT, merge_pair_embedders, split_pair_embedders
-from ..networks.dpt import GeometryHead
-from ..networks.rgb_decoder import RGBDecoder
+from ..networks.dit import DiTConfig, MultiViewDiT, merge_pair_embedders
+from ..networks.dpt import DPTConfig, GeometryHead
+from ..networks.layers import plain_attention
+from ..networks.rgb_decoder import RGBDecoder, RGBDecoderConfig
 from ..pipeline import load, load_autoencoder
-from ..synthetic.random_models import backbone_shapes, dit_shapes, head_shapes, layer, rgb_shapes
 from .data import Data, Generated, Rooms, write_features, write_latents
+from .grow import grow
 from .loop import Settings, fit, initialise, make_batch
 from .objectives import BackboneObjective, DecoderObjective, FinishObjective, FlowObjective, Objective
 
@@ -68,25 +70,6 @@ def feature_statistics(
     return out
 
 
-# The command line's stages, and what differs from `Settings` in each.
-STAGES: dict[str, dict[str, Any]] = {
-    "backbone": {"batch": 32, "views": (1, 2, 4, 4, 4), "lr": 1e-3, "warmup": 100, "final_lr": 2e-5, "ema": 0.995},
-    "statistics": {"batch": 32, "views": (4,)},
-    "decoder": {"batch": 4, "views": (4,), "lr": 2e-4, "final_lr": 2e-5, "ema": 0.9978, "clip": math.inf},
-    "level1": {"batch": 56},
-    "cascade": {"batch": 128},
-    "features": {"batch": 8},
-    "latents": {"batch": 6},
-    "finish": {
-        "batch": 24,
-        "views": (6,),
-        "lr": 5e-4,
-        "warmup": 50,
-        "final_lr": 1e-5,
-        "ema": 0.99,
-        "feature_noise": 0.7,
-    },
-}
 # Where the stage features leaves what may be given as data, and the stage latents what the stage finish trains on.
 FEATURES, LATENTS = "training/features", "training/latents"
 # Widths and depths of encoder and decoder, level 1 and cascade.
@@ -94,41 +77,44 @@ DIFFUSION_SIZES = {
     "released": ((768, 2048), (28, 6), (28, 2)),
     "small": ((128, 256), (4, 2), (4, 1)),
 }
+# Sizes of the small model's backbone and decoders; it is trained from nothing at this width and widened later.
+SMALL_WIDTH = 128
 
 
-def built(build: Callable[[Mapping[str, Tensor]], nn.Module], shapes: Mapping[str, Any], seed: int) -> Any:
-    """A network of the shapes a file of it would have, with `initialise`d weights."""
-    network = build({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+def small_networks(seed: int) -> dict[str, Any]:
+    """The small model's backbone, camera decoder, geometry head and RGB decoder: 6.7 million weights."""
+    channels = 2 * SMALL_WIDTH
+    networks: dict[str, Any] = {
+        "backbone": da3.Backbone(SMALL_WIDTH, 12, 4 * SMALL_WIDTH),
+        "camera_decoder": da3.CameraDecoder(channels),
+        "gld_head": GeometryHead(DPTConfig(channels, (32, 32, 48, 64), 32, 16, 32, rays=True)),
+        "rgb_decoder": RGBDecoder(RGBDecoderConfig(4 * channels, 256, 4, 768, grid=36, patch=14)),
+    }
+    for number, network in enumerate(networks.values()):
+        initialise(network, seed + number)
+    return networks
+
+
+def new_diffusion(autoencoder: Any, level: int, size: str, seed: int, **factory) -> MultiViewDiT:
+    """A diffusion model of a size of DIFFUSION_SIZES with `initialise`d weights."""
+    (encoder, decoder), *depths = DIFFUSION_SIZES[size]
+    encoder_depth, decoder_depth = depths[1 - level]
+    config = DiTConfig(
+        channels=autoencoder.channels,
+        encoder_width=encoder,
+        encoder_depth=encoder_depth,
+        encoder_hidden=8 * encoder // 3,
+        decoder_width=decoder,
+        decoder_depth=decoder_depth,
+        decoder_hidden=8 * decoder // 3,
+        frequencies=256,
+        patch=autoencoder.patch,
+        specials=autoencoder.specials if autoencoder.specials_in_latent else 0,
+        separate_embedders=autoencoder.backbone == "vggt" or level == 1,
+    )
+    network = MultiViewDiT(config, dtype=torch.float32, **factory)
     initialise(network, seed)
     return network
-
-
-def special_shapes(channels: int, widths: tuple[int, int], specials: int) -> dict[str, tuple[int, ...]]:
-    """What a VGGT diffusion model has for its special tokens."""
-    encoder, decoder = widths
-    return {
-        **layer("special_s_embedder", encoder, 2 * channels),
-        **layer("special_x_embedder", decoder, 2 * channels),
-        "special_pos_embed_s": (1, specials, encoder),
-        "special_pos_embed_x": (1, specials, decoder),
-        **layer("special_output_proj", channels, channels),
-    }
-
-
-def small_networks(seed: int) -> dict[str, nn.Module]:
-    """The small model's backbone, camera decoder, geometry head and RGB decoder: 6.7 million weights."""
-    width = 128
-    shapes, prefix = backbone_shapes(width), "model.cam_dec."
-    return {
-        "backbone": built(lambda t: da3.Backbone.from_tensors(without_prefix(t, DA3_PREFIX)), shapes, seed),
-        "camera_decoder": built(lambda t: da3.CameraDecoder.from_tensors(without_prefix(t, prefix)), shapes, seed + 1),
-        "gld_head": built(GeometryHead.from_tensors, head_shapes(2 * width, (32, 32, 48, 64), 32), seed + 2),
-        "rgb_decoder": built(
-            lambda t: RGBDecoder.from_tensors(without_prefix(t, "decoder.")),
-            rgb_shapes(2 * width, 256, 4, 768),
-            seed + 3,
-        ),
-    }
 
 
 def write_backbone(out: Path, values: Mapping[str, Tensor]) -> None:
@@ -136,9 +122,14 @@ def write_backbone(out: Path, values: Mapping[str, Tensor]) -> None:
     part = {name: without_prefix(values, f"networks.{name}.") for name in ("backbone", "gld_head", "camera_decoder")}
     names = {"backbone": DA3_PREFIX, "gld_head": "model.head.", "camera_decoder": "model.cam_dec."}
     model = {names[kind] + name: value.contiguous() for kind in names for name, value in part[kind].items()}
-    with atomic(released_file(out, "da3", "backbone").with_suffix(".safetensors")) as temporary:
-        save_file(model, temporary, {"format": "pt"})
+    write_model(out, model)
     write_decoders(out, "da3", values)
+
+
+def write_model(out: Path, tensors: Mapping[str, Tensor]) -> None:
+    """DA3's own file: backbone, head and camera decoder."""
+    with atomic(released_file(out, "da3", "backbone").with_suffix(".safetensors")) as temporary:
+        save_file(dict(tensors), temporary, {"format": "pt"})
 
 
 def write_decoders(out: Path, backbone: str, values: Mapping[str, Tensor]) -> None:
@@ -176,6 +167,269 @@ def released_file(out: Path, backbone: str, part: str) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a stage is to do.
+
+    models: folder of the frozen networks; the stage decoder also goes on with the RGB decoder in it. out: folder of the
+    results, in the released layout. start: released weights to begin with, instead of random ones of a `size` of
+    DIFFUSION_SIZES. geometry: the stage decoder trains the geometry head too.
+    """
+
+    data: Data
+    settings: Settings
+    out: Path
+    models: Path | None
+    start: Path | None
+    size: str
+    geometry: bool
+    backbone: str
+    device: torch.device
+    say: Callable[[str], None]
+
+    @property
+    def frozen(self) -> Path:
+        if self.models is None:
+            raise ValueError("This stage needs the frozen networks; give their folder as --models.")
+        return self.models
+
+    @property
+    def first(self) -> bool:
+        """This is the only process, or the first of several."""
+        return not distributed.is_initialized() or distributed.get_rank() == 0
+
+    def rooms(self) -> Rooms:
+        if not isinstance(self.data, Rooms):
+            raise ValueError("This stage is the small model's; give rendered rooms as --data.")
+        return self.data
+
+    def networks(self, *names: str) -> dict[str, Any]:
+        """Networks of the folder models, in float32."""
+        loaders = autoencoder_networks(self.frozen, self.backbone, dtype=torch.float32)
+        return {name: loaders[name](device=self.device) for name in names}
+
+
+class Stage:
+    """A stage of training. `defaults` are the settings that differ from those of `Settings`."""
+
+    name = ""
+    defaults: Mapping[str, Any] = {}
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def run(self, **logging: int) -> None:
+        raise NotImplementedError
+
+
+class Training(Stage):
+    """A stage that trains networks: `build` gives them and their loss, `save` writes their averaged weights."""
+
+    def data(self) -> Data:
+        return self.task.data
+
+    def build(self) -> Objective:
+        raise NotImplementedError
+
+    def save(self, ema: Mapping[str, Tensor]) -> None:
+        raise NotImplementedError
+
+    def run(self, **logging: int) -> None:
+        """logging: save_every, log_every, workers and sheet_every of `fit`."""
+        task, data = self.task, self.data()
+        objective = self.objective = self.build().to(task.device)
+        trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+        task.say(f"{self.name}: {trained / 1e6:.2f} million weights, {len(data)} scenes")
+        made_with: dict[str, Any] = {"stage": self.name, "backbone": task.backbone, "size": task.size}
+        if task.geometry:
+            made_with["geometry"] = True
+        state = task.out / f"training/{self.name}.pt"
+        fit(objective, data, task.settings, state, self.save, task.say, made_with=made_with, **logging)
+
+
+class BackboneStage(Training):
+    """The small model's backbone and decoders, from nothing."""
+
+    name = "backbone"
+    defaults = {"batch": 32, "views": (1, 2, 4, 4, 4), "lr": 1e-3, "warmup": 100, "final_lr": 2e-5, "ema": 0.995}
+
+    def build(self) -> Objective:
+        for part in ("head", "rgb"):
+            released_file(self.task.out, "da3", part)
+        return BackboneObjective(small_networks(self.task.settings.seed))
+
+    def save(self, ema: Mapping[str, Tensor]) -> None:
+        write_backbone(self.task.out, ema)
+
+
+class StatisticsStage(Stage):
+    """Mean and variance of the features."""
+
+    name = "statistics"
+    defaults = {"batch": 32, "views": (4,)}
+
+    def run(self, **logging: int) -> None:
+        task = self.task
+        backbone = task.networks("backbone")["backbone"]
+        if task.first:
+            found = feature_statistics(backbone, task.data, task.settings, task.say)
+            write_statistics(task.out, task.backbone, found)
+
+
+class GrowStage(Stage):
+    """The small model widened, so that its features carry pixels."""
+
+    name = "grow"
+    defaults = {"batch": 16, "views": (4,)}
+
+    def run(self, **logging: int) -> None:
+        task = self.task
+        paths = {part: released_file(task.out, "da3", part) for part in LAYOUT["da3"]}
+        if task.first:
+            for part, tensors in grow(task.frozen, task.data, task.settings, task.say).items():
+                if part == "backbone":
+                    write_model(task.out, tensors)
+                else:
+                    write_ema(paths[part], tensors)
+
+
+class DecoderStage(Training):
+    """Stage 1: the RGB decoder, and the geometry head where it is asked for."""
+
+    name = "decoder"
+    defaults = {"batch": 4, "views": (4,), "lr": 2e-4, "final_lr": 2e-5, "ema": 0.9978, "clip": math.inf}
+
+    def build(self) -> Objective:
+        task = self.task
+        if task.geometry and task.backbone != "da3":
+            raise ValueError("The depth head of VGGT is part of VGGT-1B and is not trained; leave out --geometry.")
+        for part in ("rgb", "head") if task.geometry else ("rgb",):
+            released_file(task.out, task.backbone, part)
+        networks = task.networks("backbone", "rgb_decoder", *(["gld_head"] if task.geometry else []))
+        if task.start is not None:
+            networks["rgb_decoder"] = load_part(RGBDecoder.from_tensors, task.start, RGB_DECODER, "decoder.")
+        folder = task.frozen / "lpips"
+        missing = missing_files(folder)
+        if missing:
+            task.say(f"LPIPS is left out of the loss: {folder} lacks {' and '.join(missing)}.")
+        lpips = None if missing else LPIPS(folder, task.device)
+        settings = task.settings
+        objective = DecoderObjective(
+            networks, settings.steps, settings.feature_noise, settings.level_drop, lpips, task.geometry
+        )
+        initialise(objective.discriminator, settings.seed)
+        return objective
+
+    def save(self, ema: Mapping[str, Tensor]) -> None:
+        write_decoders(self.task.out, self.task.backbone, ema)
+
+
+class DiffusionStage(Training):
+    """Stage 2: a diffusion model."""
+
+    level = 1
+
+    def build(self) -> Objective:
+        task, settings = self.task, self.task.settings
+        self.path = released_file(task.out, task.backbone, f"level{self.level}")
+        autoencoder = load_autoencoder(task.frozen, task.backbone, device=task.device)
+        factory: dict[str, Any] = {"attention": plain_attention} if task.device.type == "cpu" else {}
+        if task.start is None:
+            self.network = new_diffusion(autoencoder, self.level, task.size, settings.seed, **factory)
+        else:
+            loaded = load_diffusion(task.start, task.backbone, self.level, dtype=torch.float32, **factory)
+            self.network = loaded.requires_grad_(True)
+        return FlowObjective(autoencoder, self.network, self.level, settings.camera_drop, settings.level1_noise)
+
+    def save(self, ema: Mapping[str, Tensor]) -> None:
+        write_diffusion(self.path, self.network, ema)
+
+
+class Level1Stage(DiffusionStage):
+    name, level = "level1", 1
+    defaults = {"batch": 56}
+
+
+class CascadeStage(DiffusionStage):
+    name, level = "cascade", 0
+    defaults = {"batch": 128}
+
+
+class FeaturesStage(Stage):
+    """Latents of view sets, kept as data for the diffusion models. `steps` is the number of sets of every scene."""
+
+    name = "features"
+    defaults = {"batch": 8}
+
+    def run(self, **logging: int) -> None:
+        task, settings = self.task, self.task.settings
+        if len(settings.views) != 1:
+            raise ValueError("Kept features are of one number of views; give one as --views.")
+        views, sources = settings.views[0], [n for n in settings.sources if n < settings.views[0]]
+        autoencoder = load_autoencoder(task.frozen, task.backbone, device=task.device)
+        folder = task.out / FEATURES
+        write_features(autoencoder, task.data, folder, settings.steps, views, sources, settings.seed, task.say)
+
+
+class LatentsStage(Stage):
+    """Latents that the small model's diffusion models make in `steps` steps, for the stage finish."""
+
+    name = "latents"
+    defaults = {"batch": 6}
+
+    def run(self, **logging: int) -> None:
+        task, settings = self.task, self.task.settings
+        rooms = task.rooms()
+        gld = load(task.frozen, device=task.device, keep=True)
+        write_latents(gld, rooms, task.out / LATENTS, settings.steps, settings.seed, task.say)
+
+
+class FinishStage(Training):
+    """RGB decoder and geometry head of the small model, on latents that it made where the stage latents left some."""
+
+    name = "finish"
+    defaults = {
+        "batch": 24,
+        "views": (6,),
+        "lr": 5e-4,
+        "warmup": 50,
+        "final_lr": 1e-5,
+        "ema": 0.99,
+        "feature_noise": 0.7,
+    }
+
+    def data(self) -> Data:
+        rooms, folder = self.task.rooms(), self.task.frozen / LATENTS
+        return Generated(rooms, folder) if any(folder.glob("room_*.safetensors")) else rooms
+
+    def build(self) -> Objective:
+        for part in ("head", "rgb"):
+            released_file(self.task.out, "da3", part)
+        networks = self.task.networks("backbone", "camera_decoder", "gld_head", "rgb_decoder")
+        statistics = load_autoencoder(self.task.frozen, "da3").statistics
+        settings = self.task.settings
+        return FinishObjective(networks, statistics, settings.feature_noise, settings.level_drop)
+
+    def save(self, ema: Mapping[str, Tensor]) -> None:
+        write_backbone(self.task.out, {**self.objective.state_dict(), **ema})
+
+
+STAGES: dict[str, type[Stage]] = {
+    stage.name: stage
+    for stage in (
+        BackboneStage,
+        StatisticsStage,
+        GrowStage,
+        DecoderStage,
+        Level1Stage,
+        CascadeStage,
+        FeaturesStage,
+        LatentsStage,
+        FinishStage,
+    )
+}
+
+
 def train(
     stage: str,
     data: Data,
@@ -188,100 +442,12 @@ def train(
     backbone: str = "da3",
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = print,
-    save_every: int = 500,
-    log_every: int = 20,
-    workers: int = 0,
-    sheet_every: int = 0,
+    **logging: int,
 ) -> None:
-    """Run a stage of `STAGES`, or go on with it; the result is in `out` in the released layout.
+    """Run a stage of STAGES, or go on with it. The result is in `out`, in the released layout.
 
-    models: folder of the frozen networks, and of the RGB decoder that the stage decoder goes on with. start: released
-    weights to begin with, instead of random ones of a `size` of DIFFUSION_SIZES. geometry: the stage decoder trains
-    the geometry head too. Raises ValueError or FileNotFoundError for what cannot be trained with.
+    The arguments are those of `Task`; logging: save_every, log_every, workers and sheet_every of `fit`. Raises
+    ValueError or FileNotFoundError for what cannot be trained with.
     """
-    objective: Objective
-    if stage == "backbone":
-        objective = BackboneObjective(small_networks(settings.seed))
-        for part in ("head", "rgb"):
-            released_file(out, backbone, part)
-        save: Callable[[Mapping[str, Tensor]], None] = lambda ema: write_backbone(out, ema)  # noqa: E731
-    elif models is None:
-        raise ValueError(f"The stage {stage} needs the frozen networks; give their folder as --models.")
-    elif stage == "statistics":
-        if not distributed.is_initialized() or distributed.get_rank() == 0:
-            network = autoencoder_networks(models, backbone, dtype=torch.float32)["backbone"](device=device)
-            write_statistics(out, backbone, feature_statistics(network, data, settings, say))
-        return
-    elif stage == "decoder":
-        for part in ("rgb", "head"):
-            released_file(out, backbone, part)
-        loaders = autoencoder_networks(models, backbone, dtype=torch.float32)
-        networks = {name: loaders[name](device=device) for name in ("backbone", "gld_head", "rgb_decoder")}
-        if start is not None:
-            networks["rgb_decoder"] = load_part(RGBDecoder.from_tensors, start, RGB_DECODER, "decoder.")
-        missing = missing_files(models / "lpips")
-        if missing:
-            say(f"LPIPS is left out of the loss: {models / 'lpips'} lacks {' and '.join(missing)}.")
-        lpips = None if missing else LPIPS(models / "lpips", device)
-        objective = DecoderObjective(
-            networks, settings.steps, settings.feature_noise, settings.level_drop, lpips, geometry
-        )
-        initialise(objective.discriminator, settings.seed)
-        save = lambda ema: write_decoders(out, backbone, ema)  # noqa: E731
-    elif stage == "features":
-        if len(settings.views) != 1:
-            raise ValueError("Kept features are of one number of views; give one as --views.")
-        views, sources = settings.views[0], [n for n in settings.sources if n < settings.views[0]]
-        autoencoder = load_autoencoder(models, backbone, device=device)
-        write_features(autoencoder, data, out / FEATURES, settings.steps, views, sources, settings.seed, say)
-        return
-    elif stage in ("latents", "finish"):
-        if not isinstance(data, Rooms):
-            raise ValueError(f"The stage {stage} is the small model's; give rendered rooms as --data.")
-        if stage == "latents":
-            gld = load(models, device=device, keep=True)
-            write_latents(gld, data, out / LATENTS, settings.steps, settings.seed, say)
-            return
-        data = Generated(data, models / LATENTS)
-        loaders = autoencoder_networks(models, "da3", dtype=torch.float32)
-        names = ("backbone", "camera_decoder", "gld_head", "rgb_decoder")
-        networks = {name: loaders[name](device=device) for name in names}
-        autoencoder = load_autoencoder(models, "da3")
-        finish = FinishObjective(
-            networks, data.latents, autoencoder.statistics, settings.feature_noise, settings.level_drop
-        )
-        objective = finish
-        save = lambda ema: write_backbone(out, {**finish.state_dict(), **ema})  # noqa: E731
-    else:
-        level = 1 if stage == "level1" else 0
-        path = released_file(out, backbone, f"level{level}")
-        autoencoder = load_autoencoder(models, backbone, device=device)
-        if start is not None:
-            network = load_diffusion(start, backbone, level, dtype=torch.float32).requires_grad_(True)
-        else:
-            widths, *depths = DIFFUSION_SIZES[size]
-            shapes = dit_shapes(autoencoder.channels, widths, depths[1 - level], backbone == "da3" and level == 0)
-            if backbone == "vggt":
-                shapes |= special_shapes(autoencoder.channels, widths, autoencoder.specials)
-            network = built(
-                lambda t: MultiViewDiT.from_tensors(split_pair_embedders(t), dtype=torch.float32), shapes, settings.seed
-            )
-        objective = FlowObjective(autoencoder, network, level, settings.camera_drop, settings.level1_noise)
-        save = lambda ema: write_diffusion(path, network, ema)  # noqa: E731
-    objective.to(device)
-    trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-    say(f"{stage}: {trained / 1e6:.2f} million weights, {len(data)} scenes")
-    made_with = {"stage": stage, "backbone": backbone, "size": size, **({"geometry": True} if geometry else {})}
-    fit(
-        objective,
-        data,
-        settings,
-        out / f"training/{stage}.pt",
-        save,
-        say,
-        save_every,
-        log_every,
-        workers,
-        sheet_every,
-        made_with,
-    )
+    task = Task(data, settings, out, models, start, size, geometry, backbone, torch.device(device), say)
+    STAGES[stage](task).run(**logging)

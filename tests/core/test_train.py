@@ -11,16 +11,18 @@ import torch
 
 import gld_core
 from gld_core import Cameras, checkpoints
-from gld_core.autoencoder import Autoencoder
+from gld_core.autoencoder import Autoencoder, Views
+from gld_core.conditioning import conditions
 from gld_core.io.colmap import write_colmap
 from gld_core.io.images import read_image, write_png
 from gld_core.io.nerfstudio import write_transforms
 from gld_core.io.posed_folders import write_scene
-from gld_core.networks.dit import PRoPE, merge_pair_embedders
+from gld_core.networks.dit import MultiViewDiT, PRoPE, merge_pair_embedders
 from gld_core.pipeline import load_autoencoder
 from gld_core.synthetic.rooms import write_room
 from gld_core.training import loop, stages
 from gld_core.training.data import Features, Photographs, Rooms, find_scenes
+from gld_core.training.grow import Widening, widen_diffusion
 from gld_core.training.objectives import DecoderObjective, FlowObjective, latents
 
 SMALL = loop.Settings(steps=4, batch=8, views=(3, 4), sources=(1, 2), lr=1e-3, warmup=2, ema=0.5)
@@ -45,6 +47,9 @@ class Pictures:
         c2w[:, 0, 3] = torch.arange(5.0)
         K = torch.tensor([[40.0, 0, width / 2], [0, 40, height / 2], [0, 0, 1]]).repeat(5, 1, 1)
         return images[chosen], depth[chosen], Cameras(c2w, K, height, width)[chosen]
+
+    def latents(self, indices):
+        return None
 
 
 def run(stage, out, settings=SMALL, data=None, **options):
@@ -438,7 +443,7 @@ def test_kept_features_train_as_those_made_on_the_way(random_models, tmp_path):
     autoencoder = load_autoencoder(random_models, "da3")
     network = checkpoints.load_diffusion(random_models / "checkpoints/da3_level1.pt", "da3", 1, dtype=torch.float32)
     batch = loop.make_batch(kept, settings, 0)
-    assert batch.latents is not None and batch.latents[1][0].shape[1] == batch.sources
+    assert batch.latents is not None and batch.latents.sources[0].shape[1] == batch.sources
     objective = FlowObjective(autoencoder, network, 1)
     loss, _ = objective(batch)
     expected, _ = objective(replace(batch, latents=None))
@@ -446,3 +451,82 @@ def test_kept_features_train_as_those_made_on_the_way(random_models, tmp_path):
     with pytest.raises(ValueError, match="give --views 4"):
         run("level1", tmp_path, replace(settings, views=(3,)), kept, models=random_models)
     run("level1", tmp_path, settings, kept, models=random_models)
+
+
+def test_the_decoder_of_vggt_trains_on_true_and_on_noisy_features(shared, tmp_path):
+    models = shared / "golden" / "tiny-vggt"
+    for noise in (0.0, 0.5):
+        out = tmp_path / str(noise)
+        settings = replace(SMALL, steps=12, batch=8, views=(4,), lr=2e-3, feature_noise=noise)
+        lines = run("decoder", out, settings, OneScene(), models=models, backbone="vggt")
+        l1 = [float(line.split("l1 ")[1].split()[0]) for line in lines if "l1 " in line]
+        assert np.mean(l1[-3:]) < 0.95 * np.mean(l1[:3])
+        before = checkpoints.open_tensors(checkpoints.find(models, "vggt", "rgb"))
+        after = checkpoints.open_tensors(out / "pretrained_models/vggt/mae_decoder.pt")
+        assert {name: value.shape for name, value in after.items()} == {n: v.shape for n, v in before.items()}
+    with pytest.raises(ValueError, match="leave out --geometry"):
+        run("decoder", tmp_path, SMALL, OneScene(), models=models, backbone="vggt", geometry=True)
+
+
+@pytest.fixture(scope="module")
+def grown(random_models, tmp_path_factory):
+    """Rooms, and the random model widened on them."""
+    folder = tmp_path_factory.mktemp("grown")
+    for seed in (0, 1):
+        write_room((folder / "rooms", seed))
+    data = Rooms(folder / "rooms", (0, 1))
+    run("grow", folder, replace(SMALL, steps=8, batch=8, views=(4,)), data, models=random_models)
+    run("statistics", folder, replace(SMALL, steps=4, batch=8, views=(4,)), data, models=folder)
+    return data, folder
+
+
+def test_a_widened_model_keeps_what_it_has_learned(random_models, grown):
+    data, folder = grown
+    images = data.rooms[0].images[:4].float() / 255
+    old, new = (load_autoencoder(models, "da3").networks["backbone"] for models in (random_models, folder))
+    with torch.inference_mode():
+        for before, after in zip(old(images), new(images), strict=True):
+            # Layer norms do not see the mean over channels, and the widened backbone leaves it out.
+            local, current = (half - half.mean(dim=-1, keepdim=True) for half in before.chunk(2, dim=-1))
+            for expected, found in ((local, after[..., :128]), (current, after[..., 256:384])):
+                assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+def test_a_widened_models_features_carry_pixels_before_any_training(random_models, grown):
+    data, folder = grown
+    autoencoder = load_autoencoder(folder, "da3")
+    images = data.rooms[1].images[:4].float() / 255
+    views = autoencoder.encode_views(images[:2], data.rooms[1].cameras[:4])
+    level0, level1 = (
+        autoencoder.to_latent(raw, level, images) for level, raw in enumerate(autoencoder.encode(images, 2))
+    )
+    made = autoencoder.decode_rgb(views, level1, level0)
+    assert -10 * (made - images).square().mean().log10() > 30
+
+
+@pytest.mark.parametrize("level", [1, 0])
+def test_a_widened_diffusion_model_gives_the_old_velocity(random_models, level):
+    """Where the new channels are silent. The heads get twice as large, so that all frequencies stay."""
+    old = torch.load(random_models / f"checkpoints/da3_{'level1' if level else 'cascade'}.pt")["ema"]
+    wide = widen_diffusion(old, 128, 256, (256, 512), Widening(0))
+    index = torch.cat([torch.arange(128), 256 + torch.arange(128)])
+    generator = torch.Generator().manual_seed(0)
+    source, x, known = (torch.randn(1, 256, views, 2, 3, generator=generator) for views in (1, 3, 3))
+    cameras = Pictures().read(0, 3, np.random.default_rng(0))[2]
+    velocities = []
+    for tensors, place in ((old, lambda value: value), (wide, lambda value: spread(value, index))):
+        network = MultiViewDiT.from_tensors(checkpoints.split_pair_embedders(tensors), dtype=torch.float32)
+        network.load_state_dict({n: t.float() for n, t in checkpoints.split_pair_embedders(tensors).items()})
+        views = Views("da3", cameras, source[0].transpose(0, 1), source[0].transpose(0, 1), None)
+        given = None if level else place(known)
+        with torch.inference_mode():
+            prepared = network.prepare(place(source), **conditions(views, level, True), level1=given)
+            velocities.append(network(place(x), torch.tensor([0.8]), **prepared))
+    assert (velocities[1][:, index] - velocities[0]).norm() < 0.05 * velocities[0].norm()
+
+
+def spread(value, index):
+    """Channels at `index` of twice as many."""
+    out = value.new_zeros(value.shape[0], 512, *value.shape[2:])
+    out[:, index] = value
+    return out
