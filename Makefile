@@ -1,9 +1,12 @@
 PYTHON ?= python3
 
-.PHONY: demo test
+.PHONY: check demo test
 
 demo:
 	$(PYTHON) tests/bootstrap.py demo
+
+check:
+	$(PYTHON) tests/bootstrap.py check
 
 test:
 	$(PYTHON) tests/bootstrap.py test

@@ -2,7 +2,8 @@
 """Sets up everything the demo and the tests need, then runs them.
 
     python3 tests/bootstrap.py demo [--open]
-    python3 tests/bootstrap.py test [arguments for pytest]
+    python3 tests/bootstrap.py check [arguments for pytest]   lint, types, the core's fast tests: about a minute
+    python3 tests/bootstrap.py test [arguments for pytest]    everything
 
 Needs Python 3.10 or newer and nothing else. What is installed goes into `.venv` and `.cache/comfyui` of the repository
 and is reused until the requirements change; torch is the one that pip gives: from PyPI with CUDA on Linux, with MPS on
@@ -132,8 +133,10 @@ def get_frontend():
 
 
 def main():
-    if sys.version_info < (3, 10) or len(sys.argv) < 2 or sys.argv[1] not in ("demo", "test"):
-        sys.exit("usage (Python 3.10 or newer): python3 tests/bootstrap.py demo [--open] | test [arguments for pytest]")
+    if sys.version_info < (3, 10) or len(sys.argv) < 2 or sys.argv[1] not in ("demo", "check", "test"):
+        sys.exit(
+            "usage (Python 3.10 or newer): python3 tests/bootstrap.py demo [--open] | check | test [pytest arguments]"
+        )
     create_venv()
     comfyui = get_comfyui()
     install(comfyui)
@@ -142,17 +145,21 @@ def main():
         signal.signal(signal.SIGINT, lambda *_: None)
         command = [str(python()), str(ROOT / "tests" / "demo.py"), *sys.argv[2:]]
         sys.exit(subprocess.run(command, env=dict(os.environ, COMFYUI_PATH=str(comfyui))).returncode)
-    get_frontend()
-    environment = dict(os.environ, COMFYUI_PATH=str(comfyui), CHROMIUM=find_browser() or "")
-    steps = [
+    steps: list[tuple[str, ...]] = [
         ("-m", "ruff", "check", "."),
         ("-m", "ruff", "format", "--check", "."),
         ("-m", "mypy"),
-        *[("-m", "pytest", f"tests/{part}", *sys.argv[2:]) for part in ("core", "host", "browser")],
     ]
+    environment = dict(os.environ, COMFYUI_PATH=str(comfyui))
+    if sys.argv[1] == "check":
+        steps.append(("pytest", "tests/core", "-m", "not slow", *sys.argv[2:]))
+    else:
+        get_frontend()
+        environment["CHROMIUM"] = find_browser() or ""
+        steps += [("pytest", f"tests/{part}", *sys.argv[2:]) for part in ("core", "host", "browser")]
     for step in steps:
-        say(" ".join(step[1:]))
-        done = subprocess.run([str(python()), *step], cwd=ROOT, env=environment)
+        say(" ".join(step))
+        done = subprocess.run([str(python()), "-m", *step], cwd=ROOT, env=environment)
         if done.returncode:
             sys.exit(done.returncode)
 
