@@ -146,9 +146,9 @@ def main():
         command = [str(python()), str(ROOT / "tests" / "demo.py"), *sys.argv[2:]]
         sys.exit(subprocess.run(command, env=dict(os.environ, COMFYUI_PATH=str(comfyui))).returncode)
     steps: list[tuple[str, ...]] = [
-        ("-m", "ruff", "check", "."),
-        ("-m", "ruff", "format", "--check", "."),
-        ("-m", "mypy"),
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy",),
     ]
     environment = dict(os.environ, COMFYUI_PATH=str(comfyui))
     if sys.argv[1] == "check":
