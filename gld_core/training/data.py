@@ -167,8 +167,14 @@ class Generated:
 
 
 def write_latents(gld: GLD, rooms: Rooms, folder: Path, steps: int, seed: int, say: Callable[[str], None]) -> None:
-    """Sample both levels of LATENT_VIEWS views of every room, 1 to 3 of them sources, into a file per room."""
+    """Sample both levels of LATENT_VIEWS views of every room, 1 to 3 of them sources, into a file per room.
+
+    What is there already stays.
+    """
     for done, (number, room) in enumerate(zip(rooms.seeds, rooms.rooms, strict=True), 1):
+        path = folder / f"room_{number:06}.safetensors"
+        if path.exists():
+            continue
         rng = np.random.default_rng((seed, number))
         frames = rng.permutation(len(room.images))[:LATENT_VIEWS].tolist()
         sources = int(rng.choice([1, 2, 2, 3]))
@@ -178,7 +184,7 @@ def write_latents(gld: GLD, rooms: Rooms, folder: Path, steps: int, seed: int, s
         level0 = gld.cascade_level0(views, level1, steps=steps, seed=number)
         tensors = {"level0": level0.half(), "level1": level1.half(), "token": views.token}
         tensors["frames"] = torch.tensor(frames)
-        with atomic(folder / f"room_{number:06}.safetensors") as temporary:
+        with atomic(path) as temporary:
             save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)
         say(f"latents of room {done} of {len(rooms.rooms)}")
 

@@ -380,7 +380,7 @@ class LatentsStage(Stage):
     def run(self, **logging: int) -> None:
         task, settings = self.task, self.task.settings
         rooms = task.rooms()
-        gld = load(task.frozen, device=task.device, keep=True)
+        gld = load(task.frozen, device=task.device, dtype=settings.precision, keep=True)
         write_latents(gld, rooms, task.out / LATENTS, settings.steps, settings.seed, task.say)
 
 
