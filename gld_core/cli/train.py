@@ -18,8 +18,9 @@ from .options import DTYPES, choose_device, numbers, say
 
 
 def read_training_data(folder: Path, rooms: int | None, rank: int, long_side: int, least: int) -> Data:
-    """Rooms of the folder, those of the first `rooms` seeds rendered, by the first process, where they are missing; or
-    its kept features; or its scenes.
+    """What the folder holds: rooms, kept features, or scenes with cameras.
+
+    With `rooms`, the rooms of that many first seeds; the first process renders those that are missing.
     """
     if rooms is None and any(folder.glob("set_*.safetensors")):
         return Features(folder)
@@ -81,42 +82,92 @@ def add(commands) -> None:
     command = commands.add_parser(
         "train",
         help="train the small backbone, the decoders, or a diffusion model",
-        description=stages.__doc__,
+        description=stages.description(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("stage", choices=tuple(stages.STAGES))
-    command.add_argument("--data", type=Path, required=True, help="folder of rendered rooms, kept features or scenes")
-    command.add_argument("--long-side", type=int, default=504, help="of photographs (default 504)")
-    command.add_argument("--workers", type=int, default=0, help="processes that read pictures (default: none)")
-    command.add_argument("--rooms", type=int, help="train on this many; those missing from --data are rendered there")
+    command.add_argument("stage", choices=tuple(stages.STAGES), help="what is trained or computed, see above")
+    command.add_argument(
+        "--data", type=Path, required=True, help="folder of rendered rooms, of kept features, or of scenes with cameras"
+    )
+    command.add_argument(
+        "--rooms", type=int, help="number of rendered rooms to train on; those that --data lacks are rendered there"
+    )
+    command.add_argument(
+        "--long-side", type=int, default=504, help="length in pixels of the long side of photographs (default 504)"
+    )
+    command.add_argument(
+        "--workers", type=int, default=0, help="number of processes that read photographs (default 0: none besides)"
+    )
     command.add_argument("--models", type=Path, help="folder of the frozen networks, in the released layout")
     command.add_argument(
         "--out",
         type=Path,
         required=True,
-        help="folder for the results, may be --models; a training that is there goes on",
+        help="folder for the results; it may be --models; a training that is there goes on",
     )
-    command.add_argument("--from", dest="start", type=Path, help="released weights to start from")
-    command.add_argument("--size", choices=tuple(stages.DIFFUSION_SIZES), default="released", help="of new networks")
-    command.add_argument("--geometry", action="store_true", help="decoder: train the geometry head too, on exact depth")
-    command.add_argument("--backbone", choices=tuple(LAYOUT), default="da3")
-    command.add_argument("--steps", type=int, required=True, help="batches; features: view sets of every scene")
-    command.add_argument("--batch", type=int, help="pictures a step")
-    command.add_argument("--views", type=numbers, help="of a scene, drawn per step from these: 8, or 2,4,4")
-    command.add_argument("--sources", type=numbers, help="of the views, drawn per step from these: 1,2,3,4")
-    command.add_argument("--lr", type=float)
-    command.add_argument("--warmup", type=int, help="steps over which the learning rate rises")
-    command.add_argument("--final-lr", type=float, help="where the learning rate goes (default: it stays)")
-    command.add_argument("--ema", type=float, help="decay of the averaged weights, which are the result")
-    command.add_argument("--clip", type=float, help="largest norm of the gradient")
-    command.add_argument("--seed", type=int)
-    command.add_argument("--camera-drop", type=float, help="share of scenes without cameras")
-    command.add_argument("--level1-noise", type=float, help="deviation of noise on what the cascade is given")
-    command.add_argument("--feature-noise", type=float, help="decoder: noise on the features, as generated ones have")
-    command.add_argument("--level-drop", type=float, help="share of scenes whose level 0 is left out (default 1/6)")
-    command.add_argument("--precision", choices=tuple(DTYPES)[:2], help="of the products (default float32)")
-    command.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    command.add_argument("--sheet-every", type=int, default=1000, help="steps from one contact sheet to the next")
-    command.add_argument("--save-every", type=int, default=500, help="steps (default 500)")
-    command.add_argument("--log-every", type=int, default=20, help="steps (default 20)")
+    command.add_argument("--from", dest="start", type=Path, help="file of released weights to start from")
+    command.add_argument(
+        "--size",
+        choices=tuple(stages.DIFFUSION_SIZES),
+        default="released",
+        help="size of a diffusion model that starts from nothing (default released)",
+    )
+    command.add_argument(
+        "--geometry", action="store_true", help="stage decoder: train the geometry head too; this needs exact depth"
+    )
+    command.add_argument("--backbone", choices=tuple(LAYOUT), default="da3", help="family of networks (default da3)")
+    command.add_argument(
+        "--steps",
+        type=int,
+        required=True,
+        help="number of batches; stage features: sets of views of every scene; stage latents: sampling steps",
+    )
+    command.add_argument("--batch", type=int, help="number of pictures in a step, over all processes")
+    command.add_argument(
+        "--views", type=numbers, help="number of views of a scene; of several (2,4,4) one is drawn for every step"
+    )
+    command.add_argument(
+        "--sources", type=numbers, help="number of source views among these; of several one is drawn for every step"
+    )
+    command.add_argument("--lr", type=float, help="learning rate, above 0")
+    command.add_argument("--warmup", type=int, help="number of steps over which the learning rate rises to --lr")
+    command.add_argument(
+        "--final-lr", type=float, help="learning rate of the last step, reached on half a cosine (default: it stays)"
+    )
+    command.add_argument("--ema", type=float, help="decay of the averaged weights, from 0 to 1; they are the result")
+    command.add_argument("--clip", type=float, help="largest norm of the gradient, above 0")
+    command.add_argument("--seed", type=int, help="random seed for weights, batches and noise (default 0)")
+    command.add_argument(
+        "--camera-drop", type=float, help="diffusion models: share of scenes without cameras, 0 to 1 (default 0.1)"
+    )
+    command.add_argument(
+        "--level1-noise", type=float, help="stage cascade: deviation of the noise on level 1, from 0 (default 0)"
+    )
+    command.add_argument(
+        "--feature-noise",
+        type=float,
+        help="stages decoder and finish: largest deviation of the noise on features, in units of theirs",
+    )
+    command.add_argument(
+        "--level-drop", type=float, help="decoders: share of scenes that lack level 0, 0 to 1 (default 1/6)"
+    )
+    command.add_argument(
+        "--precision",
+        choices=tuple(DTYPES)[:2],
+        help="type of the matrix products (default float32); bfloat16 is faster where the processor has it",
+    )
+    command.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="where to compute (default: a GPU if there is one)",
+    )
+    command.add_argument(
+        "--sheet-every",
+        type=int,
+        default=1000,
+        help="number of steps between contact sheets, 0 for none (default 1000)",
+    )
+    command.add_argument("--save-every", type=int, default=500, help="number of steps between savings (default 500)")
+    command.add_argument("--log-every", type=int, default=20, help="number of steps between lines of log (default 20)")
     command.set_defaults(action=train_stage)

@@ -137,31 +137,43 @@ LATENT_VIEWS = 6
 
 
 class Generated:
-    """Rooms with the latents that diffusion models made of some of their views, in a folder of `write_latents`."""
+    """Rooms, about half of them with the latents that diffusion models made of some of their views.
+
+    folder: that of `write_latents`. Rooms with latents are repeated until they are as many as the others.
+    """
 
     def __init__(self, rooms: Rooms, folder: Path):
-        self.files = {seed: folder / f"room_{seed:06}.safetensors" for seed in rooms.seeds}
-        self.rooms = [room for room, file in zip(rooms.rooms, self.files.values(), strict=True) if file.exists()]
-        self.content = [load_file(file) for file in self.files.values() if file.exists()]
-        if not self.rooms:
+        self.rooms = rooms
+        files = {index: folder / f"room_{seed:06}.safetensors" for index, seed in enumerate(rooms.seeds)}
+        self.content = {index: load_file(file) for index, file in files.items() if file.exists()}
+        if not self.content:
             raise ValueError(f"{folder} has no latents of these rooms; make them with the stage latents.")
+        others = [index for index in files if index not in self.content]
+        self.scenes = list(self.content) * max(1, round(len(others) / len(self.content))) + others
 
     def __len__(self) -> int:
-        return len(self.rooms)
+        return len(self.scenes)
 
-    def sizes(self) -> list[tuple[int, int]]:
-        return [(room.cameras.height, room.cameras.width) for room in self.rooms]
+    def sizes(self) -> list[tuple[int, ...]]:
+        """Height and width, and whether there are latents."""
+        sizes = self.rooms.sizes()
+        return [(*sizes[index], index in self.content) for index in self.scenes]
 
     def read(self, index: int, views: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Cameras]:
-        """The views that there are latents of, in their order."""
-        room, chosen = self.rooms[index], self.content[index]["frames"].tolist()
+        """Of a room with latents the views that these are of, in their order."""
+        index = self.scenes[index]
+        if index not in self.content:
+            return self.rooms.read(index, views, rng)
+        room, chosen = self.rooms.rooms[index], self.content[index]["frames"].tolist()
         if views != len(chosen):
             raise ValueError(f"The latents are of {len(chosen)} views a scene; give --views {len(chosen)}.")
         return room.images[chosen].float() / 255, room.depth[chosen], room.cameras[chosen]
 
-    def latents(self, indices: Sequence[int]) -> Latents:
+    def latents(self, indices: Sequence[int]) -> Latents | None:
         """The latents that were made, and the token of each scene's first view."""
-        content = [self.content[index] for index in indices]
+        if self.scenes[indices[0]] not in self.content:
+            return None
+        content = [self.content[self.scenes[index]] for index in indices]
         levels = [torch.stack([file[f"level{level}"].float() for file in content]) for level in (0, 1)]
         return Latents(levels, token=torch.stack([file["token"] for file in content]))
 

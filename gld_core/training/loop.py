@@ -22,11 +22,12 @@ from .objectives import Batch, Objective
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is made with; the defaults are the release's for stage 2.
+    """The settings of a training. The defaults are those of the release for stage 2.
 
-    batch: pictures in all; views and sources: how many, drawn per batch from these; final_lr: where half a cosine leads
-    from lr, None: lr stays; precision: of autocast. camera_drop and level1_noise are `FlowObjective`'s, feature_noise
-    and level_drop `DecoderObjective`'s.
+    batch: number of pictures in a step, over all processes. views, sources: their numbers in a scene; one of each is
+    drawn for every step. lr goes to final_lr on half a cosine, or stays where that is None. precision: the type that
+    autocast computes in. camera_drop and level1_noise belong to `FlowObjective`, feature_noise and level_drop to
+    `BackboneObjective` and those made of it.
     """
 
     steps: int
@@ -57,7 +58,7 @@ class Settings:
 
 
 def make_batch(data: Data, settings: Settings, step: int, rank: int = 0, processes: int = 1) -> Batch:
-    """This process's share of the batch of a step: scenes of one size, by how many there are of each."""
+    """The share of this process in the batch of a step. All scenes of a batch have one size."""
     rng = np.random.default_rng((settings.seed, step))
     sizes = data.sizes()
     size = sizes[int(rng.integers(len(sizes)))]
@@ -77,7 +78,7 @@ def make_batch(data: Data, settings: Settings, step: int, rank: int = 0, process
 
 
 class Steps(Dataset):
-    """This process's batch of every step."""
+    """The batches of this process, one for every step."""
 
     def __init__(self, data: Data, settings: Settings, rank: int, processes: int):
         self.data, self.settings, self.rank, self.processes = data, settings, rank, processes
@@ -87,7 +88,7 @@ class Steps(Dataset):
 
 
 def initialise(module: nn.Module, seed: int) -> None:
-    """Weights to start from: deviation 1/sqrt(fan in), adaLN and the velocity's last layer zero."""
+    """Fill in weights to start from: deviation 1/sqrt(fan in), but zero for adaLN and the last layer of a DiT."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         with torch.no_grad():
@@ -120,9 +121,10 @@ class Ema:
 
 
 def load_state(state_file: Path, made_with: dict[str, Any], objective: nn.Module, optimizer, ema: Ema) -> int:
-    """Put a training where the file left it; the number of steps that are done.
+    """Restore the state of a training from its file, and return the number of steps that are done.
 
-    ValueError where it was made with other settings. More steps than planned are none, unless lr goes down to its end.
+    ValueError where it was made with other settings. A larger number of steps is no other setting, unless the learning
+    rate depends on it.
     """
     state = torch.load(state_file, map_location="cpu", weights_only=True)
     # A setting that was not there yet had what is now its default.
@@ -144,7 +146,7 @@ def load_state(state_file: Path, made_with: dict[str, Any], objective: nn.Module
 
 
 def tensorboard(folder: Path, start: int, say: Callable[[str], None]) -> Any:
-    """What writes TensorBoard's files, from step `start` on; None, and a word of it, where that is not installed."""
+    """The writer of files for TensorBoard, from step `start` on. None, with a message, where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -384,8 +384,8 @@ class DecoderObjective(BackboneObjective):
 class FinishObjective(BackboneObjective):
     """RGB decoder and geometry head of the small model.
 
-    They learn on true features and on noisy ones in turn. Where the data has latents that the diffusion models made,
-    half of the batches have those. Depth is in the cameras' unit. The small backbone's features do not hold how views
+    They learn on the latents that the diffusion models made, where the batch has some, and else on true features and on
+    noisy ones in turn. Depth is in the cameras' unit. The small backbone's features do not hold how views
     stand towards each other. So rays are in each view's own frame, head and camera decoder give 0 for positions, and
     `Geometry.align_to` leaves depth as it is.
     """
@@ -422,13 +422,12 @@ class FinishObjective(BackboneObjective):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         V, _, H, W = batch.images.shape[1:]
-        kinds = ("true", "noisy") if batch.latents is None else ("made", "true", "made", "noisy")
-        kind = kinds[batch.seed % len(kinds)]
+        kind = "made" if batch.latents is not None else ("true", "noisy")[batch.seed % 2]
         with torch.no_grad():
             ready, _ = self.features(batch, kind, batch.generators())
         if batch.depth is None:
             raise ValueError("The geometry head is trained on exact depth; give rendered rooms as --data.")
-        some = slice(batch.seed // len(kinds) % 2, None, 2)
+        some = slice(batch.seed // 2 % 2, None, 2)
         views = [cameras[view] for cameras in batch.cameras for view in range(V)]
         rays = torch.cat([ray_targets(view, 1.0, 8 * (H // 14), 8 * (W // 14))[0] for view in views[some]])
         maps = self.networks["gld_head"]([level[some] for level in ready], H, W)

@@ -118,7 +118,7 @@ def new_diffusion(autoencoder: Any, level: int, size: str, seed: int, **factory)
 
 
 def write_backbone(out: Path, values: Mapping[str, Tensor]) -> None:
-    """The released files of a `BackboneObjective`'s weights."""
+    """Write the weights of a `BackboneObjective` as released files."""
     part = {name: without_prefix(values, f"networks.{name}.") for name in ("backbone", "gld_head", "camera_decoder")}
     names = {"backbone": DA3_PREFIX, "gld_head": "model.head.", "camera_decoder": "model.cam_dec."}
     model = {names[kind] + name: value.contiguous() for kind in names for name, value in part[kind].items()}
@@ -133,7 +133,7 @@ def write_model(out: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_decoders(out: Path, backbone: str, values: Mapping[str, Tensor]) -> None:
-    """The released files of RGB decoder and geometry head, those of the two that were trained."""
+    """Write RGB decoder and geometry head, whichever of the two was trained, as released files."""
     for kind, name in (("head", "networks.gld_head."), ("rgb", "networks.rgb_decoder.")):
         tensors = {f"decoder.{key}": value for key, value in without_prefix(values, name).items()}
         if tensors:
@@ -141,7 +141,7 @@ def write_decoders(out: Path, backbone: str, values: Mapping[str, Tensor]) -> No
 
 
 def write_diffusion(path: Path, network: MultiViewDiT, values: Mapping[str, Tensor]) -> None:
-    """The released file of a `FlowObjective`'s weights."""
+    """Write the weights of a `FlowObjective` as a released file."""
     write_ema(path, merge_pair_embedders({**network.state_dict(), **without_prefix(values, "network.")}))
 
 
@@ -159,7 +159,7 @@ def write_statistics(out: Path, backbone: str, statistics: Mapping[str, tuple[St
 
 
 def released_file(out: Path, backbone: str, part: str) -> Path:
-    """Where a part is written. ValueError where a converted file there would be read in its place."""
+    """The file that a part is written to. ValueError where a converted file there would be read in its place."""
     path = out / (LAYOUT[backbone][part] + ".pt")
     converted = path.with_suffix(".safetensors")
     if part != "backbone" and converted.exists():
@@ -210,7 +210,7 @@ class Task:
 
 
 class Stage:
-    """A stage of training. `defaults` are the settings that differ from those of `Settings`."""
+    """A stage of training. `defaults` are the values in which it differs from `Settings`."""
 
     name = ""
     defaults: Mapping[str, Any] = {}
@@ -263,7 +263,7 @@ class BackboneStage(Training):
 
 
 class StatisticsStage(Stage):
-    """Mean and variance of the features."""
+    """Mean and variance of every channel of the features, by which latents are normalised."""
 
     name = "statistics"
     defaults = {"batch": 32, "views": (4,)}
@@ -428,6 +428,12 @@ STAGES: dict[str, type[Stage]] = {
         FinishStage,
     )
 }
+
+
+def description() -> str:
+    """What the command line says of the stages."""
+    lines = [f"  {name:<12}{(stage.__doc__ or '').splitlines()[0]}" for name, stage in STAGES.items()]
+    return "\n".join([__doc__ or "", *lines])
 
 
 def train(
