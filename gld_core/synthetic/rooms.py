@@ -1,4 +1,4 @@
-"""Rendered rooms as training data: a file per room, made once and read from then on."""
+"""Rendered rooms as training data. Every room has a file, which is rendered once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def room_file(folder: Path, seed: int) -> Path:
 
 
 def write_room(task: tuple[Path, int]) -> None:
-    """Render one room into the folder unless it is there."""
+    """Render one room into the folder if it is not there yet."""
     folder, seed = task
     if room_file(folder, seed).exists():
         return
@@ -54,7 +54,7 @@ def write_room(task: tuple[Path, int]) -> None:
 
 
 def write_rooms(folder: Path, seeds: Sequence[int], processes: int, report) -> None:
-    """Render what is missing of the rooms; report(done, total) after each."""
+    """Render the rooms that are missing, and call report(done, total) after each."""
     with get_context("spawn").Pool(processes) as pool:
         for done, _ in enumerate(pool.imap_unordered(write_room, [(folder, seed) for seed in seeds]), 1):
             report(done, len(seeds))

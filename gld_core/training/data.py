@@ -1,4 +1,4 @@
-"""What is trained on: rendered rooms, photographs with cameras."""
+"""The data of a training: rendered rooms, photographs with cameras, kept latents."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ class Data(Protocol):
     def __len__(self) -> int: ...
 
     def sizes(self) -> Sequence[tuple[int, ...]]:
-        """Height and width of every scene's pictures, and what else has to agree in a batch."""
+        """Height and width of the pictures of every scene, and whatever else has to be the same in a batch."""
         ...
 
     def read(self, index: int, views: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Cameras]:
@@ -36,12 +36,12 @@ class Data(Protocol):
         ...
 
     def latents(self, indices: Sequence[int]) -> Latents | None:
-        """The latents that are kept of what `read` gives of these scenes, or None."""
+        """The latents that are kept of the views that `read` gives of these scenes. None if there are none."""
         ...
 
 
 class Rooms:
-    """Rendered rooms in a folder of `rooms.write_rooms`, kept in memory."""
+    """Rendered rooms from a folder that `write_rooms` filled. They are kept in memory."""
 
     def __init__(self, folder: Path, seeds: Sequence[int]):
         self.seeds = list(seeds)
@@ -63,7 +63,7 @@ class Rooms:
 
 
 class Features:
-    """View sets with their latents, in a folder of `write_features`; files are memory-mapped."""
+    """Sets of views with their latents, from a folder that `write_features` filled. Files are memory-mapped."""
 
     def __init__(self, folder: Path):
         self.files = sorted(folder.glob("set_*.safetensors"))
@@ -77,11 +77,11 @@ class Features:
         return len(self.files)
 
     def sizes(self) -> list[tuple[int, ...]]:
-        """Height, width, views and sources of every set: those of a batch have to agree."""
+        """Height, width, number of views and of sources of every set. They are the same for all sets of a batch."""
         return list(self.shapes)
 
     def read(self, index: int, views: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Cameras]:
-        """The set's views, in its order."""
+        """The views of the set, in its order."""
         content = load_file(self.files[index])
         height, width, own, _ = self.shapes[index]
         if views != own:
@@ -108,9 +108,9 @@ def write_features(
     seed: int,
     say: Callable[[str], None],
 ) -> None:
-    """Draw `sets` view sets of every scene and keep their pictures (8 bits), cameras and latents (half precision).
+    """Draw `sets` sets of views of every scene and write their pictures (8 bits), cameras and latents (half precision).
 
-    What is there already stays.
+    Files that are there already stay as they are.
     """
     for scene in range(len(data)):
         for number in range(sets):
@@ -181,7 +181,7 @@ class Generated:
 def write_latents(gld: GLD, rooms: Rooms, folder: Path, steps: int, seed: int, say: Callable[[str], None]) -> None:
     """Sample both levels of LATENT_VIEWS views of every room, 1 to 3 of them sources, into a file per room.
 
-    What is there already stays.
+    Files that are there already stay as they are.
     """
     for done, (number, room) in enumerate(zip(rooms.seeds, rooms.rooms, strict=True), 1):
         path = folder / f"room_{number:06}.safetensors"
@@ -201,17 +201,17 @@ def write_latents(gld: GLD, rooms: Rooms, folder: Path, steps: int, seed: int, s
         say(f"latents of room {done} of {len(rooms.rooms)}")
 
 
-# Short over long side of the pictures the release trains on, 504 pixels long.
+# Ratios of short to long side of the pictures that the release was trained on. Their long side has 504 pixels.
 ASPECTS = (1, 3 / 4, 2 / 3, 5 / 9)
-# As released: a camera further off than this is no camera of the scene. In the scene's unit.
+# As released: a camera further away than this does not belong to the scene. In the unit of the scene.
 MAX_TRANSLATION = 100.0
-# Between the frames of a sequence that are taken together, at most.
+# The largest distance between frames of a sequence that are used together, in frames.
 MAX_INTERVAL = 20
 
 
 class Photographs:
-    """Folders of posed frames in any format of `formats.read_cameras`, and RealEstate10K: a .txt with its frames in a
-    folder of the same name. Pictures are read when they are needed.
+    """Scenes of photographs: folders in any format that `read_cameras` takes, and RealEstate10K, where a .txt file has
+    its frames in a folder of the same name. Pictures are read when they are needed.
 
     A frame whose camera cannot be read or stands more than MAX_TRANSLATION away from the middle of the others, and a
     scene with fewer than `least` frames, are left out and counted in `skipped`, with the first reason. Pictures are
@@ -249,7 +249,7 @@ class Photographs:
         self.reason = self.reason or (reason if count else "")
 
     def frames(self, path: Path) -> tuple[list[Path], Cameras]:
-        """Picture files of a scene and their cameras."""
+        """The picture files of a scene, and their cameras."""
         if path.suffix == ".txt":
             pictures = {file.stem: file for file in path.with_suffix("").iterdir()}
             first = read_image(min(pictures.values()))
@@ -296,7 +296,7 @@ class Photographs:
 
 
 def find_scenes(folder: Path) -> list[Path]:
-    """The folder itself where it is a scene, else what in it may be one."""
+    """The folder itself if it is a scene, else the folders and files in it that may be scenes."""
     if colmap_folder(folder) or (folder / "transforms.json").is_file() or any(folder.glob("*.npz")):
         return [folder]
     texts = {path.with_suffix("") for path in folder.glob("*.txt")}

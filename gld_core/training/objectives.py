@@ -1,4 +1,4 @@
-"""Losses: what is trained in a stage, and how far it is off for a batch."""
+"""Losses: the networks that a stage trains, and how wrong they are for a batch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -57,7 +57,7 @@ class Batch:
     latents: Latents | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Pictures, depth and latents on a device; cameras stay where they are."""
+        """The batch with pictures, depth and latents on a device. Cameras stay where they are."""
         depth = None if self.depth is None else self.depth.to(device)
         latents = None if self.latents is None else self.latents.to(device)
         return replace(self, images=self.images.to(device), depth=depth, latents=latents)
@@ -67,13 +67,13 @@ class Batch:
 
 
 class Objective(nn.Module):
-    """Networks that are trained, and their loss: forward(batch) -> the loss and figures to log."""
+    """Networks that are trained, and their loss. forward(batch) returns the loss and values for the log."""
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         raise NotImplementedError
 
     def show(self, batch: Batch) -> Tensor:
-        """Pictures (V, 3, H, W) of the batch's first scene as the networks make them."""
+        """Pictures (V, 3, H, W) of the first scene of the batch, as the networks make them."""
         raise NotImplementedError
 
 
@@ -86,7 +86,7 @@ def latents(autoencoder: Autoencoder, images: Tensor) -> list[Tensor]:
 
 
 def encode(autoencoder: Autoencoder, images: Tensor, sources: int) -> Latents:
-    """The latents of a `Batch`'s images (B, V, 3, H, W) and of their sources."""
+    """Latents of images (B, V, 3, H, W), and of the first `sources` views of each scene on their own."""
     return Latents(latents(autoencoder, images), latents(autoencoder, images[:, :sources]))
 
 
@@ -133,7 +133,7 @@ class FlowObjective(Objective):
             views = Views(self.autoencoder.backbone, batch.cameras[i], sources[0][i], sources[1][i], None)
             cameras = conditions(views, self.level, conditional=drop >= self.camera_drop)
             cameras = {name: value.to(data.device) for name, value in cameras.items()}
-            # A ray needs more digits than bfloat16 has.
+            # bfloat16 has too few digits for rays.
             with torch.autocast(data.device.type, enabled=False):
                 branches.append(self.network.prepare(source[i][None], **cameras, level1=known))
         prepared = {
@@ -176,7 +176,7 @@ def ray_targets(cameras: Cameras, unit: float, rows: int, columns: int) -> tuple
 
 
 def confident(error: Tensor, confidence: Tensor) -> Tensor:
-    """Mean error, weighted by a confidence that costs its logarithm. arXiv 2312.14132, equation 4."""
+    """Mean error times confidence, less the logarithm of the confidence. arXiv 2312.14132, equation 4."""
     return (confidence * error - 0.2 * confidence.log()).mean()
 
 
@@ -220,7 +220,7 @@ class BackboneObjective(Objective):
         return noisy
 
     def propagate(self, raw: list[Tensor], batch: Batch) -> list[Tensor]:
-        """Raw features of the four levels from those of the first two."""
+        """Raw features of all four levels, from those of the first two."""
         backbone: Any = self.networks["backbone"]
         h, w = (size // backbone.patch for size in batch.images.shape[-2:])
         return [*raw, *backbone.propagate(raw[1], h, w, scenes=len(batch.images))]
@@ -235,7 +235,7 @@ class BackboneObjective(Objective):
         return ready, raw[3][:, 0] if kind == "true" else None
 
     def drop(self, ready: list[Tensor], generators: list[torch.Generator]) -> list[Tensor]:
-        """Level 0 left out of some scenes."""
+        """The features with level 0 set to zero in some scenes."""
         keep = torch.stack([torch.rand((), generator=generator) > self.level_drop for generator in generators])
         keep = keep.repeat_interleave(len(ready[0]) // len(keep))[:, None, None]
         return [ready[0] * keep.to(ready[0]), *ready[1:]]
@@ -259,7 +259,7 @@ class BackboneObjective(Objective):
             ray_targets(cameras, float(unit), 8 * (H // 14), 8 * (W // 14))
             for cameras, unit in zip(batch.cameras, units, strict=True)
         ]
-        # The head costs more than all the rest; every other picture is enough.
+        # The head costs more than all else, and every other picture is enough.
         some = slice(batch.seed // 2 % 2 if B * V > 1 else 0, None, 2)
         rays = torch.cat([rays for rays, _ in targets])[some].to(batch.images)
         maps = self.networks["gld_head"]([level[some] for level in ready], H, W)
@@ -291,9 +291,9 @@ class BackboneObjective(Objective):
 
 
 class Discriminator(nn.Module):
-    """Real or not, per patch: images (V, 3, H, W) in [-1, 1] -> logits (V, 1, H/8, W/8).
+    """Says of every patch whether it is real: images (V, 3, H, W) in [-1, 1] -> logits (V, 1, H/8, W/8).
 
-    The release's sits on a DINO network; this small convolutional one starts from nothing.
+    That of the release stands on a DINO network. This one is small, convolutional, and starts from nothing.
     """
 
     def __init__(self, width: int = 64):
@@ -409,7 +409,7 @@ class FinishObjective(BackboneObjective):
             networks[name].requires_grad_(True)
 
     def raw(self, batch: Batch, kind: str, generators: list[torch.Generator]) -> list[Tensor]:
-        """As before, and those of the latents that were "made"."""
+        """The same, or the features of latents that diffusion models "made"."""
         if kind != "made":
             return super().raw(batch, kind, generators)
         assert batch.latents is not None and batch.latents.token is not None
@@ -436,7 +436,7 @@ class FinishObjective(BackboneObjective):
         difference = difference - batch.images.flatten(0, 1)
         losses = {
             "rgb": 4 * difference.square().mean() + difference.abs().mean(),
-            # Between pixels: what is uncertain becomes blurred instead of a mosaic of patches.
+            # Differences between neighbours: uncertain parts become blurred, and not a mosaic of patches.
             "edges": sum((difference.diff(dim=dim).abs().mean() for dim in (-2, -1)), difference.new_zeros(())),
             "depth": 0.5 * confident(error, maps["depth_conf"]),
             "rays": 0.5 * confident((maps["ray"] - rays.to(maps["ray"])).abs()[..., :3].mean(dim=-1), maps["ray_conf"]),

@@ -325,7 +325,7 @@ class DecoderStage(Training):
 
 
 class DiffusionStage(Training):
-    """Stage 2: a diffusion model."""
+    """A diffusion model, from nothing or from released weights."""
 
     level = 1
 
@@ -346,11 +346,15 @@ class DiffusionStage(Training):
 
 
 class Level1Stage(DiffusionStage):
+    """Stage 2: the diffusion model of level 1."""
+
     name, level = "level1", 1
     defaults = {"batch": 56}
 
 
 class CascadeStage(DiffusionStage):
+    """Stage 2: the diffusion model of level 0, the cascade."""
+
     name, level = "cascade", 0
     defaults = {"batch": 128}
 
@@ -432,7 +436,7 @@ STAGES: dict[str, type[Stage]] = {
 
 def description() -> str:
     """What the command line says of the stages."""
-    lines = [f"  {name:<12}{(stage.__doc__ or '').splitlines()[0]}" for name, stage in STAGES.items()]
+    lines = [f"  {name:<12}{str(stage.__doc__).splitlines()[0]}" for name, stage in STAGES.items()]
     return "\n".join([__doc__ or "", *lines])
 
 
