@@ -40,7 +40,7 @@ class Cameras:
     origin: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def __post_init__(self):
-        object.__setattr__(self, "origin", torch.as_tensor(self.origin).detach().to("cpu", torch.float64).reshape(3))
+        object.__setattr__(self, "origin", torch.as_tensor(self.origin).detach().cpu().double().reshape(3))
         for name, size in (("c2w", 4), ("K", 3)):
             value = torch.as_tensor(getattr(self, name)).detach().to("cpu", torch.float32)
             if value.ndim != 3 or value.shape[1:] != (size, size):
@@ -199,7 +199,7 @@ def encode_pose(pose: Tensor, K: Tensor, height: int, width: int) -> Tensor:
 
 def decode_pose(encoding: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """(V, 9) encoding -> pose (V, 4, 4) and K (V, 3, 3), principal point in the middle; tangents from 1e-6 up."""
-    encoding = encoding.detach().to("cpu", torch.float64)
+    encoding = encoding.detach().cpu().double()
     pose = torch.eye(4, dtype=torch.float64).repeat(len(encoding), 1, 1)
     pose[:, :3, :3] = quaternion_to_rotation(encoding[:, 3:7])
     pose[:, :3, 3] = encoding[:, :3]

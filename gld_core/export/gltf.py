@@ -126,7 +126,7 @@ class Builder:
     def add(self, part: PointCloud | Mesh | Lines, matrix: Tensor) -> None:
         """A node with one primitive; coordinates go through `matrix` (4, 4). What is not finite is left out."""
         matrix = matrix.double()
-        moved = part.xyz.detach().double().cpu() @ matrix[:3, :3].T + matrix[:3, 3]
+        moved = part.xyz.detach().cpu().double() @ matrix[:3, :3].T + matrix[:3, 3]
         xyz = moved.float()
         finite = torch.isfinite(xyz).all(dim=1)
         index = {Mesh: "faces", Lines: "segments"}.get(type(part))

@@ -24,7 +24,7 @@ def write_depth_png(path: str | Path, depth: Tensor, unit: float) -> None:
     """(H, W) depth in scene units -> 16-bit grey PNG: value = round(depth / unit), at least 1; 0 where the depth is
     not finite and positive. `unit` is also in the file, as the text entry "depth_unit".
     """
-    depth = depth.detach().double().cpu()
+    depth = depth.detach().cpu().double()
     steps = (depth / unit).round().clamp(1, 65535)
     values = torch.where(torch.isfinite(depth) & (depth > 0), steps, 0).numpy().astype(np.uint16)
     info = PngImagePlugin.PngInfo()
@@ -50,7 +50,7 @@ def depth_range(depth: Tensor) -> tuple[float, float]:
     valid = depth[torch.isfinite(depth) & (depth > 0)]
     if not len(valid):
         return 1.0, 2.0
-    near, far = np.percentile(valid[:: len(valid) // 1_000_000 + 1].double().numpy(), [2, 98])
+    near, far = np.percentile(valid[:: len(valid) // 1_000_000 + 1].cpu().double().numpy(), [2, 98])
     return float(near), float(far)
 
 
