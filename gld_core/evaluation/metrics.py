@@ -84,7 +84,7 @@ def depth_errors(depth: Tensor, truth: Tensor) -> DepthErrors:
 
 
 def median_scale(depth: Tensor, truth: Tensor) -> float:
-    """What brings the median of all views' depth to that of the truth, over pixels where the truth is known."""
+    """The factor that brings the median depth of all views to that of the truth, over pixels whose truth is known."""
     depth, truth = depth.cpu(), truth.cpu()
     known = torch.isfinite(truth) & (truth > 0)
     return float(truth[known].double().median() / depth[known].double().median())
@@ -100,7 +100,7 @@ class PoseErrors(NamedTuple):
 
 
 def angles(R: Tensor) -> Tensor:
-    """(..., 3, 3) rotations -> (...) by how much, in degrees; exact for small angles too."""
+    """(..., 3, 3) rotations -> (...) their angles in degrees, exact for small ones too."""
     skew = torch.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], dim=-1)
     trace = R.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return torch.atan2(skew.norm(dim=-1), trace - 1).rad2deg()
