@@ -11,13 +11,17 @@ from torch import Tensor
 from ..io.files import atomic
 from ..io.images import to_bytes
 
+# nerfstudio and others read depth files as thousandths of the cameras' unit, millimetres of metres.
+DEPTH_STEP = 1e-3
+
 
 def depth_unit(depth: Tensor) -> float:
-    """Scene units per step of a 16-bit depth PNG, for all views (V, H, W) of a scene: the largest finite depth falls
-    on 65535. (1.0 where no pixel has a finite, positive depth.)
+    """Scene units per step of a 16-bit depth PNG, for all views (V, H, W) of a scene: DEPTH_STEP, which other programs
+    expect, where the largest depth is from 1 unit to 65535 steps; else the one at which the largest depth is 65535.
     """
     valid = depth[torch.isfinite(depth) & (depth > 0)]
-    return valid.max().item() / 65535 if len(valid) else 1.0
+    largest = valid.max().item() if len(valid) else 1.0
+    return DEPTH_STEP if 1 <= largest <= 65535 * DEPTH_STEP else largest / 65535
 
 
 def write_depth_png(path: str | Path, depth: Tensor, unit: float) -> None:
