@@ -105,8 +105,7 @@ class Backbone(nn.Module):
         order = torch.arange(V, device=x.device)
         if choose_reference and V >= 3:
             reference = reference_view(x[:, 0])
-            # The reference first, then the others in their order, without waiting for its number.
-            order = torch.where(order == 0, reference, order - (order <= reference).long())
+            order = torch.cat([reference[None], order[order != reference]])
         x = self.blocks[ALTERNATE_FROM - 1](x[order], None, transformer_options)
 
         if camera_tokens is None:
