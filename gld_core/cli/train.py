@@ -10,24 +10,28 @@ import torch
 from torch import distributed
 
 from ..checkpoints import LAYOUT
-from ..synthetic.rooms import room_file, write_rooms
+from ..synthetic.rooms import OTHER_SEEDS, room_file, write_rooms
 from ..training import stages
 from ..training.data import Data, Features, Photographs, Rooms, find_scenes
 from ..training.loop import Settings
 from .options import DTYPES, choose_device, numbers, say
 
 
-def read_training_data(folder: Path, rooms: int | None, rank: int, long_side: int, least: int) -> Data:
+def read_training_data(
+    folder: Path, rooms: int | None, others: int | None, rank: int, long_side: int, least: int
+) -> Data:
     """What the folder holds: rooms, kept features, or scenes with cameras.
 
-    With `rooms`, the rooms of that many first seeds; the first process renders those that are missing.
+    With `rooms` or `others`, that many rooms and scenes of other worlds; the first process renders those that are
+    missing.
     """
-    if rooms is None and any(folder.glob("set_*.safetensors")):
+    rendered = rooms is not None or others is not None
+    if not rendered and any(folder.glob("set_*.safetensors")):
         return Features(folder)
-    if rooms is None:
+    if not rendered:
         seeds = sorted(int(path.stem.removeprefix("room_")) for path in folder.glob("room_*.npz"))
     else:
-        seeds = list(range(rooms))
+        seeds = [*range(rooms or 0), *OTHER_SEEDS[: others or 0]]
         missing = [seed for seed in seeds if not room_file(folder, seed).exists()]
         if missing and rank == 0:
             write_rooms(folder, missing, os.cpu_count() or 1, lambda done, of: say(f"room {done} of {of} rendered"))
@@ -58,7 +62,7 @@ def train_stage(args: argparse.Namespace) -> None:
     try:
         stages.train(
             args.stage,
-            read_training_data(args.data, args.rooms, rank, args.long_side, max(settings.views)),
+            read_training_data(args.data, args.rooms, args.others, rank, args.long_side, max(settings.views)),
             settings,
             args.out,
             args.models,
@@ -91,6 +95,11 @@ def add(commands) -> None:
     )
     command.add_argument(
         "--rooms", type=int, help="number of rendered rooms to train on; those that --data lacks are rendered there"
+    )
+    command.add_argument(
+        "--others",
+        type=int,
+        help="number of scenes of other worlds besides: meadows, tables of objects, rooms textured like photographs",
     )
     command.add_argument(
         "--long-side", type=int, default=504, help="length in pixels of the long side of photographs (default 504)"

@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gld_core.synthetic.render import Room, render_scene
+from gld_core.synthetic.render import WORLDS, Room, render_scene
+from gld_core.synthetic.rooms import OTHER_SEEDS, OTHER_WORLDS, REACH, SIZES, VIEWS, read_room, write_room
 
 
 def world_points(depth, cameras):
@@ -24,10 +25,10 @@ def outside(shape, points):
     return np.linalg.norm(local, axis=1) - shape.half[0] if shape.sphere else (np.abs(local) - shape.half).max(1)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_depth_puts_every_pixel_on_a_surface_of_the_room(seed):
-    _, depth, cameras = render_scene(seed, 3, 42, 56)
-    room = Room(np.random.default_rng(seed))
+@pytest.mark.parametrize("seed, world", [*((seed, "room") for seed in range(4)), *((5, world) for world in WORLDS)])
+def test_depth_puts_every_pixel_on_a_surface_of_the_world(seed, world):
+    _, depth, cameras = render_scene(seed, 3, 42, 56, world=world)
+    room = WORLDS[world](np.random.default_rng(seed))
     points = world_points(depth, cameras).view(-1, 3).numpy()
     assert np.min([np.abs(outside(shape, points)) for shape in room.shapes], axis=0).max() < 1e-5
 
@@ -71,3 +72,17 @@ def test_cameras_are_possible_and_stand_free_in_the_room(seed):
     room = Room(np.random.default_rng(seed))
     assert room.clearance(cameras.c2w[:, :3, 3].numpy()) > 0.1
     assert depth.min() > 0.1 and images.min() >= 0 and images.max() <= 1 and images.std() > 0.05
+
+
+def test_seeds_of_training_have_rooms_and_then_the_other_worlds_in_turn(tmp_path):
+    pictures = []
+    for seed in (3, *OTHER_SEEDS[:3]):
+        world = OTHER_WORLDS[seed % 3] if seed in OTHER_SEEDS else "room"
+        write_room((tmp_path, seed))
+        read = read_room(tmp_path, seed)
+        images, depth, cameras = render_scene(seed, VIEWS, *SIZES[seed % len(SIZES)], reach=REACH, world=world)
+        assert (read.images.float() / 255 - images).abs().max() < 0.003
+        assert torch.equal(read.cameras.c2w, cameras.c2w) and ((read.depth / depth - 1).abs() < 1e-3).all()
+        pictures.append(images)
+    colours = [(images - images.mean(dim=(-2, -1), keepdim=True)).square().mean() for images in pictures]
+    assert min(colours) > 1e-3
