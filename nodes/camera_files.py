@@ -10,7 +10,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ..gld_core.cameras import Cameras
-from ..gld_core.cameras.conventions import check_scene
+from ..gld_core.cameras.conventions import check_scene, nearest_pinhole
 from ..gld_core.cameras.motions import scene_depth
 from ..gld_core.io.cameras import read_cameras
 from ..gld_core.io.colmap import colmap_folder, write_colmap
@@ -253,7 +253,11 @@ class GLDSaveCameras(io.ComfyNode):
             "views.",
             search_aliases=["export cameras", "nerfstudio", "colmap", "transforms.json"],
             inputs=[
-                GLDCameras.Input("cameras", tooltip="The cameras to save."),
+                GLDCameras.Input(
+                    "cameras",
+                    tooltip="The cameras to save. Recovered cameras, which may have a skew, are saved as the nearest "
+                    "ones without.",
+                ),
                 io.String.Input(
                     "filename_prefix",
                     default="GLD/cameras",
@@ -290,6 +294,7 @@ class GLDSaveCameras(io.ComfyNode):
     def execute(cls, cameras, filename_prefix, format, view):
         if view >= len(cameras):
             raise ValueError(f"The input 'view' is {view}; there are views 0 to {len(cameras) - 1}.")
+        cameras, error = nearest_pinhole(cameras)
         info = to_load3d(cameras[view], scene_depth(cameras), preview_world(cameras))[0]
         path = Path(output_path(filename_prefix) + "_")
         files = [f"view_{number:05d}.png" for number in range(len(cameras))]
@@ -301,5 +306,8 @@ class GLDSaveCameras(io.ComfyNode):
             with atomic_folder(path) as temporary:
                 write_colmap(temporary, cameras, files, binary=format == "COLMAP binary")
         written = path.relative_to(folder_paths.get_output_directory()).as_posix()
-        host.say(f"{len(cameras)} cameras: {written}", cls.hidden.unique_id)
+        text = f"{len(cameras)} cameras: {written}"
+        if error:
+            text += f"; they are the nearest ones without skew, {error:.2f} pixels off"
+        host.say(text, cls.hidden.unique_id)
         return io.NodeOutput(info, str(path))

@@ -179,5 +179,6 @@ class GLDDecodeDepth(io.ComfyNode):
         depth = host.to_host(geometry.depth)
         packet = da3_geometry(images[..., :3].cpu(), depth, host.to_host(geometry.depth_conf), given)
         packet["gld_sources"] = len(views.level1)
+        packet["gld_photographs"] = views.images.movedim(1, -1)
         picture = depth_to_color(depth, colors=colors, per_view=range == "per view")
         return io.NodeOutput(packet, picture.movedim(1, -1).contiguous(), geometry.cameras)

@@ -8,15 +8,18 @@ import folder_paths
 import torch
 from comfy_api.latest import Types, io
 
-from ..gld_core.export.datasets import write_colmap_dataset, write_nerfstudio_dataset
+from ..gld_core.export.datasets import SPARSE_POINTS, write_colmap_dataset, write_nerfstudio_dataset
 from ..gld_core.export.gltf import camera_frusta, gltf_transform, scene_diagonal, write_glb
 from ..gld_core.export.ply import ply_bytes
-from ..gld_core.geometry.mesh import fuse_mesh, view_meshes
+from ..gld_core.geometry.mesh import atlas, fuse_mesh, view_meshes
 from ..gld_core.geometry.points import PointCloud, even_subset, fuse_points, point_cloud
 from . import host
-from .geometry import geometry_inputs, selected, selection_inputs
+from .geometry import geometry_inputs, selected, selection_inputs, with_photographs
 from .host.folders import output_path
 from .sockets import check_chosen
+
+# (x, y, z) with y up to (x, -z, y) with z up.
+Z_UP = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
 
 VOXEL = io.Float.Input(
     "voxel",
@@ -29,6 +32,19 @@ VOXEL = io.Float.Input(
     tooltip="Voxel size in the units of the cameras: points in one voxel are merged. 0 means: as fine as the pixels, "
     "if max_points allows it.",
 )
+
+
+def describe(parts: list, asked: float | None) -> str:
+    """What was made: how many points and triangles, and the voxel that was used in place of the one asked for."""
+    points, faces = sum(len(part.xyz) for part in parts), sum(len(getattr(part, "faces", ())) for part in parts)
+    text = f"{points} vertices and {faces} triangles" if faces else f"{points} points"
+    used = parts[0].voxel if parts else None
+    if used is None:
+        return text
+    text += f", voxel {used:.4g}"
+    if asked and used > 1.001 * asked:
+        text += f" in place of {asked:.4g}: max_points or the pixels allow no finer"
+    return text
 
 
 def max_points_input() -> io.Int.Input:
@@ -74,6 +90,7 @@ class GLDExportGLB(io.ComfyNode):
                     "show_cameras", default=False, tooltip="If on: the cameras are drawn as wire pyramids."
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.File3DGLB.Output(
                     display_name="glb", tooltip="The scene with glTF axes: Y points up, seen from the first view."
@@ -88,7 +105,7 @@ class GLDExportGLB(io.ComfyNode):
     ):
         check_chosen(kind, "kind")
         maps = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
-        progress = host.progress_bar()
+        cameras, progress = maps.cameras, host.progress_bar()
         parts: list
         if kind["kind"] == "released points":
             clouds = []
@@ -109,13 +126,16 @@ class GLDExportGLB(io.ComfyNode):
                 parts = [fuse_mesh(maps, max_points, kind["voxel"] or None, progress)]
             else:
                 parts = list(view_meshes(maps, max_points, progress=progress))
+                parts = [atlas(parts)] if parts else []
             points = torch.cat([torch.empty(0, 3), *(part.xyz for part in parts)])
-        matrix = gltf_transform(points, cameras.w2c[0])
+        matrix, sources = gltf_transform(points, cameras.w2c[0]), geometry.get("gld_sources", 0)
+        made = describe(parts, kind.get("voxel"))
         if show_cameras:
-            parts.append(camera_frusta(cameras, 0.03 * scene_diagonal(points), geometry.get("gld_sources", 0)))
+            parts.append(camera_frusta(cameras, 0.03 * scene_diagonal(points), sources))
         name = f"gld_{uuid4().hex}.glb"
         path = os.path.join(folder_paths.get_temp_directory(), name)
-        write_glb(path, parts, matrix)
+        write_glb(path, parts, matrix, cameras, sources)
+        host.say(made, cls.hidden.unique_id)
         return io.NodeOutput(
             Types.File3D(path, "glb"), ui={"3d": [{"filename": name, "subfolder": "", "type": "temp"}]}
         )
@@ -138,11 +158,12 @@ class GLDExportPLY(io.ComfyNode):
                 VOXEL,
                 io.Combo.Input(
                     "axes",
-                    options=["upright", "cameras"],
-                    tooltip="Axes of the points. upright: Y up and centred, like the GLB. cameras: the world of the "
-                    "cameras.",
+                    options=["upright", "upright, Z up", "cameras"],
+                    tooltip="Axes of the points. upright: Y up and centred, like the GLB. upright, Z up: the same for "
+                    "Blender and CAD programs. cameras: the world of the cameras.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[io.File3DPLY.Output(display_name="ply", tooltip="The point cloud as binary little-endian PLY.")],
         )
 
@@ -152,11 +173,16 @@ class GLDExportPLY(io.ComfyNode):
     ):
         maps = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
         cloud = fuse_points(maps, max_points, voxel or None, host.progress_bar())
-        xyz, normals = cloud.xyz, cloud.normals
-        if axes == "upright":
-            matrix = gltf_transform(xyz, cameras.w2c[0])
+        xyz, normals, origin = cloud.xyz, cloud.normals, maps.cameras.origin
+        if axes != "cameras":
+            matrix = gltf_transform(xyz, maps.cameras.w2c[0])
+            if axes == "upright, Z up":
+                matrix = Z_UP @ matrix
             xyz = (xyz.double() @ matrix[:3, :3].T + matrix[:3, 3]).float()
             normals = (normals.double() @ matrix[:3, :3].T).float()
+        elif origin.any():
+            xyz = xyz.double() + origin
+        host.say(describe([cloud], voxel), cls.hidden.unique_id)
         return io.NodeOutput(Types.File3D(BytesIO(ply_bytes(xyz, cloud.rgb, normals)), "ply"))
 
 
@@ -175,7 +201,7 @@ class GLDExportDataset(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "format",
                     tooltip="Format of the data set. COLMAP: images and sparse/0. nerfstudio: images, depth, "
-                    "points.ply and transforms.json.",
+                    "points.ply and transforms.json. Both: masks, which say how far to trust generated pixels.",
                     options=[
                         io.DynamicCombo.Option(
                             "COLMAP",
@@ -207,12 +233,16 @@ class GLDExportDataset(io.ComfyNode):
     ):
         check_chosen(format, "format")
         folder = output_path(filename_prefix)
-        maps = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
+        maps = with_photographs(selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by), geometry)
+        sources = geometry.get("gld_sources", 0)
         cloud = fuse_points(maps, max_points, progress=host.progress_bar())
         names = [f"{view:04}" for view in range(len(cameras))]
         if format["format"] == "COLMAP":
-            write_colmap_dataset(folder, names, maps, cloud, format["binary"])
+            error = write_colmap_dataset(folder, names, maps, cloud, format["binary"], sources)
         else:
-            write_nerfstudio_dataset(folder, names, maps, cloud)
-        host.say(f"{len(names)} views and {len(cloud.xyz)} points in {folder}", cls.hidden.unique_id)
+            error = write_nerfstudio_dataset(folder, names, maps, cloud, sources)
+        text = f"{len(names)} views and {min(len(cloud.xyz), SPARSE_POINTS)} points in {folder}"
+        if error:
+            text += f"; the cameras are the nearest ones without skew, {error:.2f} pixels off"
+        host.say(text, cls.hidden.unique_id)
         return io.NodeOutput(folder)

@@ -88,6 +88,15 @@ def selected(
     return maps
 
 
+def with_photographs(maps: PosedDepth, geometry: dict) -> PosedDepth:
+    """The same with the sources' photographs in place of their decoded pictures, where the geometry has them."""
+    photographs = geometry.get("gld_photographs")
+    if photographs is None:
+        return maps
+    images = torch.cat([photographs.movedim(-1, 1).to(maps.images), maps.images[len(photographs) :]])
+    return replace(maps, images=images)
+
+
 class GLDCheckDepth(io.ComfyNode):
     @classmethod
     def define_schema(cls):

@@ -40,7 +40,7 @@ class Cameras:
     origin: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def __post_init__(self):
-        object.__setattr__(self, "origin", torch.as_tensor(self.origin).detach().to("cpu", torch.float64).reshape(3))
+        object.__setattr__(self, "origin", torch.as_tensor(self.origin).detach().cpu().double().reshape(3))
         for name, size in (("c2w", 4), ("K", 3)):
             value = torch.as_tensor(getattr(self, name)).detach().to("cpu", torch.float32)
             if value.ndim != 3 or value.shape[1:] != (size, size):
@@ -139,6 +139,31 @@ class Cameras:
                 )
 
 
+def nearest_pinhole(cameras: Cameras) -> tuple[Cameras, float]:
+    """The same cameras with every K as [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], and how far apart the two project in the
+    worst view, in pixels (root mean square over the picture).
+
+    K of a recovered camera is a full matrix, which most file formats cannot hold. The values are the least-squares fit
+    to where the given K projects the rays of a grid of pixels. A K that has the form already stays as it is.
+    """
+    y, x = torch.meshgrid((torch.arange(16) + 0.5) / 16, (torch.arange(16) + 0.5) / 16, indexing="ij")
+    pixels = torch.stack([x * cameras.width, y * cameras.height, torch.ones_like(x)], -1).flatten(0, 1).double()
+    plain, worst = cameras.K.clone(), 0.0
+    for view, K in enumerate(cameras.K.double()):
+        form = torch.tensor([[K[0, 0], 0, K[0, 2]], [0, K[1, 1], K[1, 2]], [0, 0, 1]], dtype=torch.float64)
+        if torch.equal(form, K):
+            continue
+        rays = pixels @ torch.linalg.inv(K).T
+        rays, error = rays / rays[:, 2:], torch.zeros(len(pixels), dtype=torch.float64)
+        for axis in range(2):
+            columns = rays[:, [axis, 2]]
+            form[axis, [axis, 2]] = torch.linalg.lstsq(columns, pixels[:, axis : axis + 1]).solution[:, 0]
+            error += (columns @ form[axis, [axis, 2]] - pixels[:, axis]).square()
+        plain[view] = form.float()
+        worst = max(worst, error.mean().sqrt().item())
+    return replace(cameras, K=plain), worst
+
+
 def check_scene(cameras: Cameras, sources: int, depth: float | None = None) -> None:
     """`Cameras.check`, then what only the scene shows, the first `sources` cameras being photographs.
 
@@ -199,7 +224,7 @@ def encode_pose(pose: Tensor, K: Tensor, height: int, width: int) -> Tensor:
 
 def decode_pose(encoding: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """(V, 9) encoding -> pose (V, 4, 4) and K (V, 3, 3), principal point in the middle; tangents from 1e-6 up."""
-    encoding = encoding.detach().to("cpu", torch.float64)
+    encoding = encoding.detach().cpu().double()
     pose = torch.eye(4, dtype=torch.float64).repeat(len(encoding), 1, 1)
     pose[:, :3, :3] = quaternion_to_rotation(encoding[:, 3:7])
     pose[:, :3, 3] = encoding[:, :3]

@@ -65,8 +65,13 @@ def add_sampling_options(command: argparse.ArgumentParser, steps: int | None = N
     command.add_argument("--fast", action="store_true", help="half the network work, not the released result")
     command.add_argument("--cfg", type=float, default=1.5, help="guidance (default 1.5)")
     command.add_argument("--shift", type=float, help="time shift (default: the released one)")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    command.add_argument("--seed", type=int, default=0, help="random seed for the initial noise (default 0)")
+    command.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="where to compute (default: a GPU if there is one)",
+    )
     command.add_argument("--size", type=int, default=size, help=f"long side, a multiple of 14 (default {size})")
     command.add_argument("--no-cascade", action="store_true", help="decode without level 0: half the cost")
 
@@ -86,4 +91,4 @@ def add_model_options(command: argparse.ArgumentParser, models: Path | None = No
     command.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     text = f"type of the weights (default {dtype or 'float32, on CUDA bfloat16'})"
     command.add_argument("--dtype", choices=tuple(DTYPES), default=dtype, help=text)
-    command.add_argument("--backbone", choices=tuple(LAYOUT), default="da3")
+    command.add_argument("--backbone", choices=tuple(LAYOUT), default="da3", help="family of networks (default da3)")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from ..export.pictures import contact_sheet, depth_to_color, depth_unit, write_depth_png
+from ..cameras.conventions import nearest_pinhole
+from ..export.pictures import DEPTH_STEP, contact_sheet, depth_to_color, depth_unit, write_depth_png
 from ..export.ply import write_ply
 from ..flow import FAST, RELEASED
 from ..geometry.depth_maps import confidence_threshold
@@ -60,18 +61,27 @@ def views(args: argparse.Namespace) -> None:
     geometry, _ = gld.decode_geometry(encoded, level1, level0).align_to(cameras)
     depth, confidence = geometry.depth.float().cpu(), geometry.depth_conf.float().cpu()
     unit = depth_unit(depth)
+    if unit != DEPTH_STEP:
+        say(f"depth/*.png has steps of {unit:.6g}: give nerfstudio --depth-unit-scale-factor {unit:.6g}")
     for view, name in enumerate(names):
         write_depth_png(args.out / "depth" / f"{name}.png", depth[view], unit)
         camera = {"pose": (cameras.world_c2w if cameras.origin.any() else cameras.c2w)[view]}
         camera["intrinsic"] = cameras.K[view]
         arrays = {"depth": depth[view], "confidence": confidence[view], **camera}
         write_npz(args.out / "depth" / f"{name}.npz", depth_unit=unit, **arrays)
-    write_transforms(args.out / "transforms.json", cameras, files, depth_unit_scale_factor=unit)
+    write_transforms(
+        args.out / "transforms.json",
+        nearest_pinhole(cameras)[0],
+        files,
+        ply_file_path="points.ply",
+        depth_unit_scale_factor=unit,
+    )
     threshold = confidence_threshold(confidence)
     xyz, colors = point_cloud(depth, confidence, rgb, cameras.K, cameras.c2w, threshold)
     if len(xyz) > MAX_POINTS:
         kept = torch.randperm(len(xyz), generator=torch.Generator().manual_seed(args.seed))[:MAX_POINTS].sort().values
         xyz, colors = xyz[kept], colors[kept]
+    xyz = xyz.double() + cameras.origin if cameras.origin.any() else xyz
     write_ply(args.out / "points.ply", xyz, colors, replace=True)
     labels = [f"{'source' if view < N else 'target'} {name}" for view, name in enumerate(names)]
     rows = {"photo": [scene.images[view] for view in order], "view": list(rgb), "depth": list(depth_to_color(depth))}

@@ -1,9 +1,9 @@
-"""How good a model is: generated views of scenes whose truth is known, beside baselines.
+"""How good a model is: its views of scenes whose truth is known, beside baselines.
 
     python -m gld_core eval --models MODELS --out RESULTS --rooms 50
 
-writes results.json, results.md and a contact sheet per scene, anew after every scene. Targets alone
-are measured in pictures and depth, all views in cameras (metrics.py). Rows of a scene:
+writes results.json, results.md and a contact sheet per scene, anew after every scene. Pictures and depth are measured
+on targets, cameras on all views (metrics.py). The rows of a scene are:
 
 - cascade, level 1: the views as the whole model makes them, and without level 0. Cameras are those that the backbone
   estimates from the generated pictures. Depth is brought to the scene's unit by the Sim(3) of the recovered cameras
@@ -63,7 +63,7 @@ class Case:
 
 
 def scene_folders(folder: Path) -> list[Path]:
-    """The folder itself if it is a posed scene, else those of its folders that are. ValueError where there is none."""
+    """The folder itself if it is a scene with cameras, else the scenes in it. ValueError where there is none."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give a scene, or a folder of scenes.")
     if any(folder.glob("*.npz")):
@@ -75,7 +75,7 @@ def scene_folders(folder: Path) -> list[Path]:
 
 
 def read_case(folder: Path, size: int, sources: Sequence[int] | int, targets: Sequence[int] | None) -> Case:
-    """A posed scene (scenes.py), every chosen view with its picture. ValueError where one has none."""
+    """A scene from a folder, with a picture for every chosen view. ValueError where one has no picture."""
     scene = read_scene(folder, size)
     chosen, wanted = choose_views(len(scene), sources, targets)
     order = chosen + wanted
@@ -90,7 +90,7 @@ def render_case(seed: int, sources: Sequence[int] | int, targets: Sequence[int] 
 
 
 def plan(sources: int, views: int, window: int) -> list[windows.Window]:
-    """One window where all views fit in; ValueError where the window has no room for a target."""
+    """The windows of a scene: one, if all views fit in. ValueError where a window has no room for a target."""
     if window >= views:
         return [windows.Window(list(range(views)), list(range(views)))]
     return windows.split_into_windows(sources, views, window, OVERLAP)
@@ -124,14 +124,14 @@ def find_cases(
 
 
 def wrong_cameras(cameras: Cameras, sources: int) -> Cameras:
-    """Sources as they are, every target T as S inv(T) S with S the first source."""
+    """Sources as they are; every target T becomes S inv(T) S, with S the first source."""
     c2w = cameras.c2w.double().clone()
     c2w[sources:] = c2w[0] @ torch.linalg.inv(c2w[sources:]) @ c2w[0]
     return replace(cameras, c2w=c2w)
 
 
 def nearest_sources(cameras: Cameras, sources: int) -> Tensor:
-    """(M,) the nearest source of every target: by distance, in units of the cameras' extent, plus angle in radians."""
+    """(M,) index of the nearest source of every target, by distance over the largest one plus angle in radians."""
     c2w = cameras.c2w.double()
     distance = torch.cdist(c2w[:, :3, 3], c2w[:, :3, 3])
     turned = angles(c2w[:, None, :3, :3].transpose(-1, -2) @ c2w[None, :, :3, :3]).deg2rad()
@@ -152,7 +152,7 @@ class Evaluation:
 
     @property
     def samplings(self) -> int:
-        """How many a scene needs, each of which reports its steps."""
+        """The number of samplings of a scene. Each of them reports its steps."""
         return 4 if self.cascade else 2
 
     def generate(self, case: Case, cameras: Cameras, callback: Callback):
@@ -177,7 +177,7 @@ class Evaluation:
         return means(errors) | {"psnr_of_targets": errors["psnr"].tolist()}
 
     def measure(self, case: Case, callback: Callback) -> tuple[dict[str, Row], dict[str, list[Tensor]]]:
-        """The rows of a scene, and what they were measured on: per row a picture of every view."""
+        """The rows of a scene, and the pictures that they were measured on, one of every view for every row."""
         N, cameras = case.sources, case.cameras
         along = sorted(range(len(case.place)), key=case.place.__getitem__)
         own = self.gld.autoencoder.estimate(case.images)
@@ -216,7 +216,7 @@ def run(
     say: Callable[[str], None],
     progress: Callback,
 ) -> None:
-    """Measure all cases, writing results after each. progress(step, steps, denoised) counts over all of them."""
+    """Measure all cases, and write the results after each. progress(step, steps, denoised) counts over all cases."""
     scenes: dict[str, dict[str, Any]] = {}
     total, finished = len(cases) * evaluation.samplings, 0
 

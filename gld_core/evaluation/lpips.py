@@ -20,7 +20,7 @@ SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Those of the two files that the folder lacks."""
+    """The names of the files that the folder lacks, of the two that are needed."""
     return [name for name in (VGG_FILE, LINEAR_FILE) if not (folder / name).is_file()]
 
 

@@ -26,7 +26,7 @@ def check_pair(images: Tensor, truth: Tensor) -> None:
 def psnr(images: Tensor, truth: Tensor) -> Tensor:
     """(V,) peak signal-to-noise ratio in dB of (V, 3, H, W), both clamped to [0, 1]; infinite where they are equal."""
     check_pair(images, truth)
-    error = (images.double().cpu().clamp(0, 1) - truth.double().cpu().clamp(0, 1)).square().mean(dim=(1, 2, 3))
+    error = (images.cpu().double().clamp(0, 1) - truth.cpu().double().clamp(0, 1)).square().mean(dim=(1, 2, 3))
     return -10 * error.log10()
 
 
@@ -40,7 +40,7 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
     check_pair(images, truth)
     if min(images.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(f"The pictures are {images.shape[3]}x{images.shape[2]}; SSIM needs {SSIM_WINDOW} pixels.")
-    x, y = images.double().cpu().clamp(0, 1), truth.double().cpu().clamp(0, 1)
+    x, y = images.cpu().double().clamp(0, 1), truth.cpu().double().clamp(0, 1)
     offset = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
     weight = torch.exp(-(offset**2) / (2 * SSIM_SIGMA**2))
     weight /= weight.sum()
@@ -75,7 +75,7 @@ def depth_errors(depth: Tensor, truth: Tensor) -> DepthErrors:
     if depth.shape != truth.shape or depth.ndim != 3:
         raise ValueError(f"The depth is {tuple(depth.shape)}, the truth {tuple(truth.shape)}; give both as (V, H, W).")
     rows = []
-    for d, t in zip(depth.double().cpu(), truth.double().cpu(), strict=True):
+    for d, t in zip(depth.cpu().double(), truth.cpu().double(), strict=True):
         known = torch.isfinite(t) & (t > 0)
         d, t = d[known], t[known]
         near = (d > 0) & (torch.maximum(d / t, t / d) < 1.25)
@@ -84,9 +84,10 @@ def depth_errors(depth: Tensor, truth: Tensor) -> DepthErrors:
 
 
 def median_scale(depth: Tensor, truth: Tensor) -> float:
-    """What brings the median of all views' depth to that of the truth, over pixels where the truth is known."""
+    """The factor that brings the median depth of all views to that of the truth, over pixels whose truth is known."""
+    depth, truth = depth.cpu(), truth.cpu()
     known = torch.isfinite(truth) & (truth > 0)
-    return float(truth[known].double().median() / depth.cpu()[known].double().median())
+    return float(truth[known].double().median() / depth[known].double().median())
 
 
 class PoseErrors(NamedTuple):
@@ -99,7 +100,7 @@ class PoseErrors(NamedTuple):
 
 
 def angles(R: Tensor) -> Tensor:
-    """(..., 3, 3) rotations -> (...) by how much, in degrees; exact for small angles too."""
+    """(..., 3, 3) rotations -> (...) their angles in degrees, exact for small ones too."""
     skew = torch.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], dim=-1)
     trace = R.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return torch.atan2(skew.norm(dim=-1), trace - 1).rad2deg()

@@ -33,13 +33,13 @@ Row = dict[str, Any]
 
 
 def picture_errors(images: Tensor, truth: Tensor, lpips: LPIPS | None) -> dict[str, Tensor]:
-    """(V,) by column, of (V, 3, H, W); without LPIPS where there is None."""
+    """Errors of pictures (V, 3, H, W), (V,) by column. LPIPS is left out where it is None."""
     errors = {"psnr": psnr(images, truth), "ssim": ssim(images, truth)}
     return errors if lpips is None else errors | {"lpips": lpips(images, truth)}
 
 
 def scaled_depth_errors(depth: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """(V,) by column, of depth (V, H, W) as it is and brought to the truth's median over all views."""
+    """Errors of depth (V, H, W), (V,) by column: as it is, and scaled to the median of the truth over all views."""
     errors = depth_errors(depth, truth)._asdict()
     scaled = depth_errors(depth * median_scale(depth, truth), truth)._asdict()
     return errors | {f"{name}_median": values for name, values in scaled.items()}
@@ -50,7 +50,7 @@ def means(errors: Mapping[str, Tensor]) -> Row:
 
 
 def pose_row(found: Cameras, truth: Cameras, along: Sequence[int]) -> Row:
-    """Errors of cameras (V) in columns; along: their order on the path."""
+    """Errors of V cameras by column. along: their order on the path."""
     return pose_errors(found.c2w[along], truth.c2w[along])._asdict()
 
 
@@ -64,7 +64,7 @@ def mean_rows(scenes: Mapping[str, Mapping[str, Any]]) -> dict[str, Row]:
 
 
 def table(rows: Sequence[tuple[str, Row]]) -> str:
-    """Markdown, also to be read as plain text, with a column for every number that some row has."""
+    """A table in Markdown that also reads well as text, with a column for every number that some row has."""
     used = [key for key in COLUMNS if any(key in row for _, row in rows)]
     lines = [["", *(COLUMNS[key][0] for key in used)]]
     for name, row in rows:
@@ -76,7 +76,7 @@ def table(rows: Sequence[tuple[str, Row]]) -> str:
 
 
 def to_json(content: Mapping[str, Any]) -> str:
-    """What is not finite, for which JSON has no number, becomes null."""
+    """The value with null in place of numbers that are not finite, which JSON does not have."""
     finite = json.loads(json.dumps(content, default=str), parse_constant=lambda name: None)
     return json.dumps(finite, indent=1)
 
@@ -84,7 +84,7 @@ def to_json(content: Mapping[str, Any]) -> str:
 def write_results(
     out: Path, settings: Mapping[str, object], scenes: Mapping[str, Mapping[str, Any]], planned: int
 ) -> None:
-    """results.json and results.md of the scenes measured so far."""
+    """Write results.json and results.md of the scenes that have been measured so far."""
     mean = mean_rows(scenes)
     content = {"settings": settings, "planned": planned, "mean": mean, "scenes": scenes}
     each = [(f"{name}: {row}", values) for name, scene in scenes.items() for row, values in scene["rows"].items()]

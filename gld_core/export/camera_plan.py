@@ -84,7 +84,7 @@ def plan(
     right = right / right.norm()
     to_page = torch.stack([right, -torch.linalg.cross(up, right)])
     eyes = (cameras.c2w[:, :3, 3].double() @ to_page.T).numpy()
-    xyz = xyz.detach().double().cpu()
+    xyz = xyz.detach().cpu().double()
     finite = torch.isfinite(xyz).all(dim=1)
     ground, height = (xyz[finite] @ to_page.T).numpy(), (xyz[finite] @ up).numpy()
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..cameras.conventions import OPENGL
+from ..cameras.conventions import OPENGL, nearest_pinhole
 from ..geometry.mesh import Mesh
 from ..geometry.points import PointCloud
 from ..io.files import atomic
@@ -34,7 +35,7 @@ def gltf_transform(xyz: Tensor, w2c: Tensor) -> Tensor:
 
 
 POINTS, LINES, TRIANGLES = 0, 1, 4
-UINT, FLOAT = 5125, 5126
+USHORT, UINT, FLOAT = 5123, 5125, 5126
 VERTICES, INDICES = 34962, 34963
 SOURCE_COLOR, TARGET_COLOR = (255, 150, 30), (40, 170, 255)
 
@@ -71,12 +72,13 @@ def camera_frusta(cameras: Cameras, size: float, sources: int = 0) -> Lines:
 
 
 def linear_colors(rgb: Tensor) -> np.ndarray:
-    """(P, 3) uint8 sRGB -> (P, 3) float32 linear, as glTF wants COLOR_0. (8 bits would band in the darks, and not every
-    reader knows 16.)
+    """(P, 3) uint8 sRGB -> (P, 4) uint16 linear with full alpha, as glTF wants COLOR_0, aligned to 4 bytes. In 8 bits
+    the twelve darkest colours would become two.
     """
     value = np.arange(256) / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    return linear.astype("<f4")[rgb.numpy()]
+    table = np.round(linear * 65535).astype("<u2")
+    return np.concatenate([table[rgb.numpy()], np.full((len(rgb), 1), 65535, "<u2")], axis=1)
 
 
 class Builder:
@@ -126,7 +128,7 @@ class Builder:
     def add(self, part: PointCloud | Mesh | Lines, matrix: Tensor) -> None:
         """A node with one primitive; coordinates go through `matrix` (4, 4). What is not finite is left out."""
         matrix = matrix.double()
-        moved = part.xyz.detach().double().cpu() @ matrix[:3, :3].T + matrix[:3, 3]
+        moved = part.xyz.detach().cpu().double() @ matrix[:3, :3].T + matrix[:3, 3]
         xyz = moved.float()
         finite = torch.isfinite(xyz).all(dim=1)
         index = {Mesh: "faces", Lines: "segments"}.get(type(part))
@@ -141,15 +143,11 @@ class Builder:
         bounds = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
         attributes = {"POSITION": self.accessor(position, FLOAT, VERTICES, **bounds)}
         texture = part.texture if isinstance(part, Mesh) else None
-        if isinstance(part, Mesh):
-            turn = torch.linalg.inv(matrix[:3, :3]).T
-            turned = part.normals().double()[used] @ turn.T
-            normals = turned / turned.norm(dim=1, keepdim=True)
-            attributes["NORMAL"] = self.accessor(normals.numpy().astype("<f4"), FLOAT, VERTICES)
-            if part.uv is not None:
-                attributes["TEXCOORD_0"] = self.accessor(part.uv[used].numpy().astype("<f4"), FLOAT, VERTICES)
+        if isinstance(part, Mesh) and part.uv is not None:
+            attributes["TEXCOORD_0"] = self.accessor(part.uv[used].numpy().astype("<f4"), FLOAT, VERTICES)
         if part.rgb is not None:
-            attributes["COLOR_0"] = self.accessor(linear_colors(part.rgb[used]), FLOAT, VERTICES)
+            colors = linear_colors(part.rgb[used])
+            attributes["COLOR_0"] = self.accessor(colors, USHORT, VERTICES, normalized=True)
         mode = POINTS if corners is None else (TRIANGLES if isinstance(part, Mesh) else LINES)
         primitive = {"attributes": attributes, "mode": mode, "material": self.material(texture)}
         if corners is not None:
@@ -157,6 +155,20 @@ class Builder:
         name = {POINTS: "points", LINES: "cameras", TRIANGLES: "mesh"}[mode]
         mesh = self.append("meshes", {"name": name, "primitives": [primitive]})
         self.document["scenes"][0]["nodes"].append(self.append("nodes", {"name": name, "mesh": mesh}))
+
+    def add_cameras(self, cameras: Cameras, matrix: Tensor, sources: int) -> None:
+        """A node with a camera for every view, "source 0000" and so on. glTF has its optical axis in the middle."""
+        poses = matrix.double() @ cameras.c2w.double() @ OPENGL
+        for view, (K, pose) in enumerate(zip(cameras.K.double(), poses, strict=True)):
+            lens = {
+                "yfov": 2 * math.atan(cameras.height / 2 / K[1, 1].item()),
+                "aspectRatio": cameras.width / K[0, 0].item() / (cameras.height / K[1, 1].item()),
+                "znear": 0.01,
+            }
+            name = f"{'source' if view < sources else 'target'} {view:04}"
+            camera = self.append("cameras", {"name": name, "type": "perspective", "perspective": lens})
+            node = {"name": name, "camera": camera, "matrix": pose.T.flatten().tolist()}
+            self.document["scenes"][0]["nodes"].append(self.append("nodes", node))
 
     def glb(self) -> bytes:
         """The file."""
@@ -169,9 +181,12 @@ class Builder:
         return head + chunks + self.buffer
 
 
-def glb_bytes(parts: Iterable[PointCloud | Mesh | Lines], matrix: Tensor) -> bytes:
+def glb_bytes(
+    parts: Iterable[PointCloud | Mesh | Lines], matrix: Tensor, cameras: Cameras | None = None, sources: int = 0
+) -> bytes:
     """Point clouds, meshes and lines of the world -> a .glb file; `matrix` (4, 4) brings the world to glTF's axes (Y
-    up, looking down -Z: `geometry.gltf_transform`). Materials are unlit; colours are sRGB in, linear in the file.
+    up, looking down -Z: `gltf_transform`). Materials are unlit; colours are sRGB in, linear in the file. `cameras` are
+    cameras of the scene that programs can look through, the first `sources` of them named so.
 
     Raises ValueError where there is nothing finite to show.
     """
@@ -180,10 +195,18 @@ def glb_bytes(parts: Iterable[PointCloud | Mesh | Lines], matrix: Tensor) -> byt
         builder.add(part, matrix)
     if not builder.buffer:
         raise ValueError("The scene has no point left; lower the confidence threshold or the views that must agree.")
+    if cameras is not None:
+        builder.add_cameras(nearest_pinhole(cameras)[0], matrix, sources)
     return builder.glb()
 
 
-def write_glb(path: str | Path, parts: Iterable[PointCloud | Mesh | Lines], matrix: Tensor) -> None:
+def write_glb(
+    path: str | Path,
+    parts: Iterable[PointCloud | Mesh | Lines],
+    matrix: Tensor,
+    cameras: Cameras | None = None,
+    sources: int = 0,
+) -> None:
     """`glb_bytes` to a new file. Raises FileExistsError where there is one already."""
     with atomic(path, replace=False) as temporary:
-        temporary.write_bytes(glb_bytes(parts, matrix))
+        temporary.write_bytes(glb_bytes(parts, matrix, cameras, sources))

@@ -11,20 +11,24 @@ from torch import Tensor
 from ..io.files import atomic
 from ..io.images import to_bytes
 
+# nerfstudio and others read depth files as thousandths of the cameras' unit, millimetres of metres.
+DEPTH_STEP = 1e-3
+
 
 def depth_unit(depth: Tensor) -> float:
-    """Scene units per step of a 16-bit depth PNG, for all views (V, H, W) of a scene: the largest finite depth falls
-    on 65535. (1.0 where no pixel has a finite, positive depth.)
+    """Scene units per step of a 16-bit depth PNG, for all views (V, H, W) of a scene: DEPTH_STEP, which other programs
+    expect, where the largest depth is from 1 unit to 65535 steps; else the one at which the largest depth is 65535.
     """
     valid = depth[torch.isfinite(depth) & (depth > 0)]
-    return valid.max().item() / 65535 if len(valid) else 1.0
+    largest = valid.max().item() if len(valid) else 1.0
+    return DEPTH_STEP if 1 <= largest <= 65535 * DEPTH_STEP else largest / 65535
 
 
 def write_depth_png(path: str | Path, depth: Tensor, unit: float) -> None:
     """(H, W) depth in scene units -> 16-bit grey PNG: value = round(depth / unit), at least 1; 0 where the depth is
     not finite and positive. `unit` is also in the file, as the text entry "depth_unit".
     """
-    depth = depth.detach().double().cpu()
+    depth = depth.detach().cpu().double()
     steps = (depth / unit).round().clamp(1, 65535)
     values = torch.where(torch.isfinite(depth) & (depth > 0), steps, 0).numpy().astype(np.uint16)
     info = PngImagePlugin.PngInfo()
@@ -50,7 +54,7 @@ def depth_range(depth: Tensor) -> tuple[float, float]:
     valid = depth[torch.isfinite(depth) & (depth > 0)]
     if not len(valid):
         return 1.0, 2.0
-    near, far = np.percentile(valid[:: len(valid) // 1_000_000 + 1].double().numpy(), [2, 98])
+    near, far = np.percentile(valid[:: len(valid) // 1_000_000 + 1].cpu().double().numpy(), [2, 98])
     return float(near), float(far)
 
 

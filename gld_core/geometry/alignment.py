@@ -20,7 +20,7 @@ def cameras_from_rays(ray: Tensor, ray_conf: Tensor, height: int, width: int) ->
 
     ray (V, h', w', 6): direction and origin per ray; ray_conf (V, h', w'). K is left a full 3x3.
     """
-    ray, conf = ray.detach().to("cpu", torch.float64), ray_conf.detach().to("cpu", torch.float64)
+    ray, conf = ray.detach().cpu().double(), ray_conf.detach().cpu().double()
     V, rows, columns, _ = ray.shape
     v, u = torch.meshgrid(
         torch.arange(0, rows, RAY_STRIDE, dtype=torch.float64),

@@ -74,8 +74,9 @@ class PosedDepth:
     """Depth maps of V posed views, with the pixels of them that count and, where colours are needed, their pictures.
 
     depth (V, H, W) along the cameras' axes, in the cameras' unit; keep (V, H, W) bool (None: all depth that is finite
-    and positive); images (V, 3, H, W) in [0, 1]. Raises ValueError where these are not of the same views in the same
-    size, or a camera is not finite or not invertible.
+    and positive); images (V, 3, H, W) in [0, 1]. Points are relative to `cameras.origin`, which is given to cameras
+    that are far from the world's origin and have none. Raises ValueError where these are not of the same views in the
+    same size, or a camera is not finite or not invertible.
 
     Computed from these: K (V, 3, 3) float64, which counts pixels from the centre of the first one; c2w (V, 4, 4)
     float64; to_pixels (V, 3, 4), the projection; eyes (V, 3), where the cameras stand; focal (V,) in pixels; edge, the
@@ -105,6 +106,10 @@ class PosedDepth:
                 f"Depth is {(V, H, W)}, the selection {tuple(selection)}, the pictures are {tuple(pictures)}, the "
                 f"cameras {size}; give all for the same views in the same size."
             )
+        # Cameras far from the world's origin are moved to one of their own, so that float32 serves from here on.
+        if not self.cameras.origin.any():
+            near = Cameras.in_world(self.cameras.world_c2w, self.cameras.K, *size[1:])
+            object.__setattr__(self, "cameras", near)
         K, c2w = self.cameras.K.double(), self.cameras.c2w.double()
         K[:, :2] -= 0.5 * K[:, 2:]
         for view in range(V):

@@ -1,6 +1,6 @@
 """Meshes from the depth maps of several views."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,12 +14,15 @@ from .points import BITS, VoxelMeans, cell_corners, cell_keys, pixel_footprint, 
 
 TRUNCATION = 3.0
 PIECE = 1 << 20
+# Pixels around each picture of a texture atlas.
+GUTTER = 4
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """xyz (P, 3) float32 in the world, faces (F, 3) int64 counter-clockwise from outside, and either rgb (P, 3) uint8
-    or texture (3, H, W) in [0, 1] with uv (P, 2), (0, 0) its top-left and (1, 1) its bottom-right corner.
+    """xyz (P, 3) float32 from the cameras' origin, faces (F, 3) int64 counter-clockwise from outside, and either rgb
+    (P, 3) uint8 or texture (3, H, W) in [0, 1] with uv (P, 2), (0, 0) its top-left and (1, 1) its bottom-right corner.
+    voxel: the side of the grid that a fused surface was found on.
     """
 
     xyz: Tensor
@@ -27,6 +30,7 @@ class Mesh:
     rgb: Tensor | None = None
     uv: Tensor | None = None
     texture: Tensor | None = None
+    voxel: float | None = None
 
     def normals(self) -> Tensor:
         """(P, 3) float32 vertex normals of length 1, weighted by the area of the faces."""
@@ -46,8 +50,9 @@ def fuse_mesh(
     The views' depth is averaged in a truncated signed distance field (Curless and Levoy, 1996) on the voxels around
     the surfaces alone, and its zero is meshed with surface nets (Gibson, 1998): where views overlap there is one
     surface, where they disagree what most of them see through goes. Depth edges and surfaces at more than GRAZING
-    degrees from their normal take no part. `voxel` None: the side at which `maximum` vertices suffice, no finer than
-    the distance between neighbouring pixels.
+    degrees from their normal take no part. `voxel` is the side of a voxel in scene units, None the side at which
+    `maximum` vertices suffice. It is no finer than the distance between neighbouring pixels, between which nothing was
+    seen, and it grows where there would be too many vertices; the mesh says which side it came to.
     """
     maps = maps.frontal()
     V = len(maps)
@@ -60,7 +65,8 @@ def fuse_mesh(
     # 1. The voxels to work on: the corners of those with points in them, and of their neighbours, which a surface near
     # a voxel's side passes too.
     origin = maps.eyes.double().mean(0).numpy()
-    cells = VoxelMeans(origin, voxel or 1.5 * pixel_footprint(maps), maximum)
+    pixel = pixel_footprint(maps)
+    cells = VoxelMeans(origin, max(voxel or 1.5 * pixel, pixel), maximum)
     for view in range(V):
         xyz = without_gaps(maps.points(view), maps.inverse[view], maps.edge, cells.voxel)
         cells.add(F.pad(xyz, (0, 6)).numpy())
@@ -110,7 +116,36 @@ def fuse_mesh(
         step()
     faces = mesh.faces[(total[:, 0] > 0)[mesh.faces].all(1)]
     used, faces = torch.unique(faces, return_inverse=True)
-    return Mesh(xyz[used], faces, (color[used] / total[used] * 255).round().byte())
+    return Mesh(xyz[used], faces, (color[used] / total[used] * 255).round().byte(), voxel=side)
+
+
+def atlas(meshes: Sequence[Mesh], largest: int = 8192) -> Mesh:
+    """Textured meshes with pictures of one size as one mesh with one texture, a grid of the pictures; scaled down where
+    a side of it would be more than `largest` pixels.
+    """
+    pictures = [mesh.texture for mesh in meshes if mesh.texture is not None]
+    H, W = pictures[0].shape[1:]
+    columns = max(1, min(len(meshes), round((len(meshes) * (H + 2 * GUTTER) / (W + 2 * GUTTER)) ** 0.5)))
+    rows = -(-len(meshes) // columns)
+    scale = min(1.0, largest / max(columns * (W + 2 * GUTTER), rows * (H + 2 * GUTTER)))
+    h, w = max(1, int(scale * (H + 2 * GUTTER)) - 2 * GUTTER), max(1, int(scale * (W + 2 * GUTTER)) - 2 * GUTTER)
+    height, width = h + 2 * GUTTER, w + 2 * GUTTER
+    texture = torch.zeros(3, rows * height, columns * width)
+    uv, faces, start = [], [], 0
+    for number, mesh in enumerate(meshes):
+        row, column = number // columns, number % columns
+        picture = pictures[number][None]
+        if (h, w) != (H, W):
+            picture = F.interpolate(picture, (h, w), mode="bilinear", antialias=True)
+        # The border repeats the picture's, so that coarse levels of the texture do not mix neighbours.
+        picture = F.pad(picture, (GUTTER,) * 4, mode="replicate")[0]
+        texture[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = picture
+        assert mesh.uv is not None
+        place = mesh.uv * torch.tensor([w, h]) + GUTTER + torch.tensor([column * width, row * height])
+        uv.append(place / torch.tensor([columns * width, rows * height]))
+        faces.append(mesh.faces + start)
+        start += len(mesh.xyz)
+    return Mesh(torch.cat([mesh.xyz for mesh in meshes]), torch.cat(faces), uv=torch.cat(uv), texture=texture)
 
 
 # Corners of a cube are numbered x + 2 y + 4 z. Its edges are (low corner, axis), its faces (axis, low or high side).

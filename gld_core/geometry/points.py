@@ -14,11 +14,14 @@ BITS = 21
 
 @dataclass(frozen=True)
 class PointCloud:
-    """xyz (P, 3) float32 in the world, rgb (P, 3) uint8, normals (P, 3) float32 of length 1 towards the camera."""
+    """xyz (P, 3) float32 from the cameras' origin, rgb (P, 3) uint8, normals (P, 3) float32 of length 1 towards the
+    camera. voxel: the side of the cubes that share one point, where points were fused.
+    """
 
     xyz: Tensor
     rgb: Tensor
     normals: Tensor | None = None
+    voxel: float | None = None
 
 
 def cell_keys(xyz: np.ndarray, origin: np.ndarray, voxel: float) -> np.ndarray:
@@ -108,8 +111,12 @@ class VoxelMeans:
 
 def pixel_footprint(maps: PosedDepth) -> float:
     """Median distance in the world between neighbouring pixels on surfaces that face the camera."""
-    sizes = (1 / (maps.inverse[:, ::8, ::8] * maps.focal[:, None, None])).flatten()
-    sizes = sizes[torch.isfinite(sizes)]
+    pieces = []
+    for inverse, focal in zip(maps.inverse, maps.focal, strict=True):
+        known = inverse[torch.isfinite(inverse)]
+        # 61 is prime, so that the step fits the width of no picture.
+        pieces.append(1 / (known[:: 61 if len(known) > 10_000 else 1] * focal))
+    sizes = torch.cat(pieces)
     return float(sizes.median()) if len(sizes) else 1.0
 
 
@@ -120,7 +127,7 @@ def fuse_points(
 
     Points that share a voxel become one, their mean; `voxel` is its side in scene units, None the median distance
     between neighbouring pixels. While there are more than `maximum` points the voxel grows, so that what is left is
-    spread evenly over space.
+    spread evenly over space; the cloud says which side it came to.
     """
     cloud = VoxelMeans(maps.eyes.double().mean(0).numpy(), voxel or pixel_footprint(maps), maximum)
     for view in range(len(maps)):
@@ -132,7 +139,7 @@ def fuse_points(
             progress(view + 1, len(maps))
     cloud.merge(maximum)
     xyz, rgb, normals = torch.from_numpy(cloud.means).split(3, dim=1)
-    return PointCloud(xyz.contiguous(), (rgb * 255).round().byte(), unit(normals))
+    return PointCloud(xyz.contiguous(), (rgb * 255).round().byte(), unit(normals), cloud.voxel)
 
 
 def without_gaps(xyz: Tensor, inverse: Tensor, edge: float, spacing: float) -> Tensor:

@@ -14,27 +14,35 @@ import torch
 from ..cameras import Cameras
 from ..cameras.conventions import OPENGL
 from .files import atomic
-from .parsing import assemble, check_distortion, inverse, load_json, number, pinhole, pose
+from .parsing import assemble, check_distortion, inverse, load_json, number, pinhole, pose, without_skew
 
 
 def write_transforms(
     path: str | Path, cameras: Cameras, files: Sequence[Mapping[str, object]], **extra: object
 ) -> None:
-    """Cameras -> a nerfstudio-style transforms.json.
+    """Cameras -> a nerfstudio-style transforms.json of undistorted OPENCV cameras.
 
     `transform_matrix` is camera-to-world with OpenGL camera axes (x right, y up, z backward): the OpenCV c2w with its
-    second and third column negated; the world is left as it is. fl_x, fl_y, cx, cy, w, h are per frame, in pixels.
+    second and third column negated; the world is left as it is. fl_x, fl_y, cx, cy are in pixels. They are in every
+    frame, and if all views have the same also at the top level, where some readers look alone.
     `files` gives each frame's own entries (file_path, depth_file_path, ...); `extra` goes to the top level.
+    Raises ValueError where K has a skew.
     """
+    intrinsics = [
+        dict(zip(("fl_x", "fl_y", "cx", "cy"), values, strict=True))
+        for values in without_skew("transforms.json", cameras.K)
+    ]
+    shared = intrinsics[0] if intrinsics and all(values == intrinsics[0] for values in intrinsics) else {}
+    top = {
+        "camera_model": "OPENCV", "w": cameras.width, "h": cameras.height, **shared, "k1": 0, "k2": 0, "p1": 0, "p2": 0
+    }  # fmt: skip
     opengl = cameras.world_c2w @ OPENGL
-    frames = []
-    for c2w, K, names in zip(opengl.tolist(), cameras.K.double().tolist(), files, strict=True):
-        intrinsics = {"fl_x": K[0][0], "fl_y": K[1][1], "cx": K[0][2], "cy": K[1][2]}
-        frames.append({**names, **intrinsics, "w": cameras.width, "h": cameras.height, "transform_matrix": c2w})
+    frames = [
+        {**names, **values, "w": cameras.width, "h": cameras.height, "transform_matrix": c2w}
+        for c2w, values, names in zip(opengl.tolist(), intrinsics, files, strict=True)
+    ]
     with atomic(path) as temporary:
-        temporary.write_text(
-            json.dumps({"camera_model": "PINHOLE", **extra, "frames": frames}, indent=2) + "\n", encoding="utf-8"
-        )
+        temporary.write_text(json.dumps({**top, **extra, "frames": frames}, indent=2) + "\n", encoding="utf-8")
 
 
 def read_transforms(path: str | Path, ignore_distortion: bool = False) -> tuple[Cameras, list[str]]:

@@ -105,7 +105,8 @@ class Backbone(nn.Module):
         order = torch.arange(V, device=x.device)
         if choose_reference and V >= 3:
             reference = reference_view(x[:, 0])
-            order = torch.cat([reference[None], order[order != reference]])
+            # The reference first, then the others in their order, without waiting for its number.
+            order = torch.where(order == 0, reference, order - (order <= reference).long())
         x = self.blocks[ALTERNATE_FROM - 1](x[order], None, transformer_options)
 
         if camera_tokens is None:

@@ -18,6 +18,7 @@ from gld_core.__main__ import main
 from gld_core.io.posed_folders import read_scene, write_scene
 from gld_core.synthetic.random_models import write_random_models
 from gld_core.synthetic.render import render_scene
+from gld_core.training.stages import STAGES
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +185,16 @@ def test_ctrl_c_ends_with_one_sentence_and_no_half_file(scene, models, tmp_path)
         assert process.wait(60) == 130
     assert "left" in seen and rest[-1] == "Interrupted; no file is left half written."
     assert not any("Traceback" in line for line in rest) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["views", "eval", "train", "demo", "convert"])
+def test_every_command_explains_itself_and_every_option(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    options = re.findall(r"^  (-[^\n]*(?:\n {10,}[^\n]*)*)", text, re.MULTILINE)
+    silent = [option for option in options if not re.search(r"(?:  +|\n +)[A-Za-z]", option)]
+    assert len(options) > 3 and not silent
+    if command == "train":
+        assert re.findall(r"^  (\w+)  +[A-Z]", text, re.MULTILINE) == list(STAGES)

@@ -4,31 +4,21 @@ or waiting for a value, are errors.
 It shows that a GPU is asked for all of the work at once, not that it does it right.
 """
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+import gld_core
 from gld_core import Cameras, checkpoints, conditioning, flow
 from gld_core.autoencoder import Views
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from simulated_card import SimulatedCard  # noqa: E402
+
 V, N, H, W = 4, 2, 28, 42
 PATCHES = (H // 14) * (W // 14)
-
-
-class OneDevice(TorchDispatchMode):
-    """AssertionError for an operation on tensors of several devices; with `alone` for any tensor elsewhere, too."""
-
-    def __init__(self, alone: bool = False):
-        super().__init__()
-        self.alone = alone
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        given = tree_leaves((args, kwargs, out if self.alone else None))
-        devices = {value.device.type for value in given if isinstance(value, torch.Tensor)}
-        assert devices <= ({"meta"} if self.alone else devices) and len(devices) < 2, f"{function} on {devices}"
-        return out
 
 
 def empty(*shape, dtype=torch.float32):
@@ -58,7 +48,7 @@ def networks(models, backbone, dtype):
 
 def test_a_backbone_stays_on_its_device(networks, dtype):
     network = networks["backbone"]
-    with torch.inference_mode(), OneDevice():
+    with torch.inference_mode(), SimulatedCard():
         raw = network(empty(V, 3, H, W, dtype=dtype), 4)
         raw += network.propagate(raw[1], H // 14, W // 14)
     for level in raw:
@@ -67,7 +57,7 @@ def test_a_backbone_stays_on_its_device(networks, dtype):
 
 def test_the_decoders_stay_on_their_device(networks, dtype):
     network, channels = networks["backbone"], networks["rgb_decoder"].decoder_embed.in_features // 4
-    with torch.inference_mode(), OneDevice():
+    with torch.inference_mode(), SimulatedCard():
         raw = empty(V, network.specials + PATCHES, channels, dtype=dtype)
         ready = [network.decoder_ready(raw) for _ in range(4)]
         images = networks["rgb_decoder"](torch.cat(ready, dim=-1), H // 14, W // 14)
@@ -107,6 +97,23 @@ def test_sampling_waits_for_nothing_and_sends_nothing(models, backbone, dtype, c
         ]
         velocity = flow.guided(network, *prepared, 1.5, solver)
         for t in times.tolist():
-            with OneDevice(alone=True):
+            with SimulatedCard(alone=True):
                 v = velocity(noise, t)
     assert v.shape == noise.shape and v.is_meta and v.dtype == torch.float32
+
+
+def test_cameras_and_geometry_leave_a_device_without_float64(models, backbone, dtype):
+    """As on Apple's: float64 is for the CPU alone, so values go there first and are made double there."""
+    images = torch.rand(V, 3, H, W)
+    c2w = torch.eye(4).repeat(V, 1, 1)
+    c2w[:, 0, 3] = torch.arange(float(V))
+    K = torch.tensor([[40.0, 0, W / 2], [0, 40, H / 2], [0, 0, 1]]).repeat(V, 1, 1)
+    cameras = Cameras(c2w, K, H, W)
+    with torch.inference_mode(), SimulatedCard(wait=True):
+        gld = gld_core.load(models, backbone, device="meta", dtype=dtype, keep=True)
+        views = gld.encode_views(images[:N], cameras)
+        latents = gld.sample_level1(views, steps=1), gld.cascade_level0(views, empty(*views.latent_shape), steps=1)
+        assert gld.decode_rgb(views, *latents).is_meta
+        geometry = gld.decode_geometry(views, *latents)
+        assert geometry.depth.is_meta and len(gld.estimate_cameras(images)) == V
+        assert len(geometry.align_to(cameras)[0].cameras) == V

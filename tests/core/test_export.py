@@ -33,14 +33,16 @@ def test_a_view_is_an_eight_bit_png_with_values_clamped(tmp_path):
     assert np.array_equal(np.array(Image.open(tmp_path / "new" / "a.png")), np.tile(np.uint8([0, 128, 255]), (2, 4, 1)))
 
 
-def test_sixteen_bit_depth_times_its_unit_is_depth_and_0_is_no_depth(tmp_path):
-    depth = torch.rand(20, 30) * 7 + 0.5
+@pytest.mark.parametrize(("scale", "millimetres"), [(1.0, True), (0.01, False), (100.0, False)])
+def test_sixteen_bit_depth_times_its_unit_is_depth_and_0_is_no_depth(tmp_path, scale, millimetres):
+    depth = (torch.rand(20, 30) * 7 + 0.5) * scale
     depth[0, :3] = torch.tensor([float("nan"), -1.0, float("inf")])
     unit = depth_unit(depth[None])
     write_depth_png(tmp_path / "d.png", depth, unit)
     file = Image.open(tmp_path / "d.png")
     values = np.array(file)
-    assert values.dtype == np.uint16 and values.max() == 65535 and (values[0, :3] == 0).all()
+    assert (unit == 0.001) == millimetres and values.dtype == np.uint16 and (values[0, :3] == 0).all()
+    assert millimetres or values.max() == 65535
     assert np.abs(values * float(file.text["depth_unit"]) - depth.numpy())[1:].max() <= unit
 
 

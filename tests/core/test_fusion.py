@@ -13,7 +13,7 @@ import trimesh
 from gld_core.cameras import Cameras
 from gld_core.cameras.rotations import quaternion_to_rotation
 from gld_core.geometry.depth_maps import PosedDepth, agreement, observations, usable
-from gld_core.geometry.mesh import fuse_mesh, surface_nets, view_meshes
+from gld_core.geometry.mesh import atlas, fuse_mesh, surface_nets, view_meshes
 from gld_core.geometry.points import BITS, even_subset, fuse_points
 from gld_core.synthetic.render import Room, cast, render_scene
 
@@ -190,6 +190,60 @@ def test_no_edge_has_more_than_two_triangles_though_depth_is_noisy(scene):
     pairs, count = edges(mesh)
     assert len(pairs) > 10_000 and count.max() == 2
     assert trimesh.Trimesh(mesh.xyz, mesh.faces, process=False).is_winding_consistent
+
+
+@pytest.mark.parametrize("first", [8, 9])
+def test_where_the_holes_of_a_selection_are_does_not_change_the_voxel(first):
+    K = torch.tensor([[56.0, 0, 28], [0, 56, 28], [0, 0, 1]])
+    keep = torch.zeros(1, 56, 56, dtype=torch.bool)
+    keep[:, first : first + 7, first : first + 7] = True
+    maps = PosedDepth(torch.full((1, 56, 56), 2.0), Cameras(torch.eye(4)[None], K[None], 56, 56), keep)
+    cloud = fuse_points(replace(maps, images=torch.ones(1, 3, 56, 56)))
+    assert len(cloud.xyz) == 49 and cloud.voxel == pytest.approx(2 / 56)
+
+
+def test_the_voxel_that_was_used_is_told(scene):
+    assert fuse_points(scene, voxel=0.05).voxel == 0.05
+    assert fuse_points(scene, 3_000, voxel=0.01).voxel > 0.02
+    assert fuse_mesh(scene, voxel=0.1).voxel == 0.1
+    # Finer than the pixels there would be holes between them.
+    fine = fuse_mesh(seen_from_the_origin(ball), voxel=1e-4)
+    pairs, count = edges(fine)
+    assert fine.voxel == pytest.approx(1.6 / 300, rel=0.01) and (count == 1).sum() < 0.03 * len(count)
+
+
+def test_a_scene_far_from_the_origin_is_fused_as_one_at_it(scene):
+    away = torch.tensor([5e5, 4e6, 100.0], dtype=torch.float64)
+    c2w = scene.cameras.c2w.double()
+    c2w[:, :3, 3] += away
+    near, far = views_of(scene, [0]), PosedDepth(scene.depth[:1], Cameras(c2w[:1], scene.cameras.K[:1], H, W))
+    far = replace(far, images=scene.images[:1])
+    assert (far.cameras.origin - away).abs().max() < 5
+    for fuse in (fuse_points, fuse_mesh):
+        here, there = fuse(near), fuse(far)
+        assert len(there.xyz) == pytest.approx(len(here.xyz), rel=0.02)
+    moved = replace(scene, cameras=Cameras.in_world(c2w, scene.cameras.K, H, W))
+    here, there = fuse_mesh(scene), fuse_mesh(moved)
+    assert len(there.faces) == pytest.approx(len(here.faces), rel=0.02)
+
+
+def test_an_atlas_shows_every_part_what_its_own_picture_showed(scene):
+    meshes = list(view_meshes(scene))
+    for largest in (8192, 300):
+        joined = atlas(meshes, largest)
+        assert len(joined.xyz) == sum(len(mesh.xyz) for mesh in meshes) and max(joined.texture.shape) <= largest
+        start = 0
+        for mesh in meshes:
+            whole, own = (
+                torch.nn.functional.grid_sample(picture[None], 2 * uv[None, None] - 1, align_corners=False)
+                for picture, uv in (
+                    (joined.texture, joined.uv[start : start + len(mesh.xyz)]),
+                    (mesh.texture, mesh.uv),
+                )
+            )
+            error = (whole - own).abs()
+            assert error.max() < 1e-4 if largest == 8192 else error.mean() < 0.06
+            start += len(mesh.xyz)
 
 
 def test_colours_come_from_the_pictures(scene):

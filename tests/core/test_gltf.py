@@ -60,12 +60,12 @@ def document(glb):
     magic, version, length, size, kind = struct.unpack_from("<4sIII4s", glb)
     assert (magic, version, length, kind) == (b"glTF", 2, len(glb), b"JSON")
     content, start = json.loads(glb[20 : 20 + size]), 28 + size
-    types = {5125: "<u4", 5126: "<f4"}
+    types = {5123: "<u2", 5125: "<u4", 5126: "<f4"}
 
     def array(number):
         accessor = content["accessors"][number]
         view = content["bufferViews"][accessor["bufferView"]]
-        width = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}[accessor["type"]]
+        width = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}[accessor["type"]]
         offset, kind = start + view["byteOffset"], types[accessor["componentType"]]
         return np.frombuffer(glb, kind, accessor["count"] * width, offset).reshape(-1, width)
 
@@ -101,10 +101,30 @@ def test_the_scene_stands_upright_and_centred_before_the_viewer(scene):
 def test_colours_are_linear_in_the_file_and_materials_unlit(scene):
     rgb = torch.tensor([[0, 0, 0], [128, 10, 255], [255, 255, 255]], dtype=torch.uint8)
     content, array = document(glb_bytes([PointCloud(torch.eye(3), rgb)], torch.eye(4)))
-    colors = array(content["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"])
-    assert np.allclose(colors, [[0, 0, 0], [0.21586, 0.003035, 1], [1, 1, 1]], atol=1e-5)
+    colors = array(content["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]) / 65535
+    assert np.allclose(colors, [[0, 0, 0, 1], [0.21586, 0.003035, 1, 1], [1, 1, 1, 1]], atol=1e-5)
     assert "KHR_materials_unlit" in content["materials"][0]["extensions"]
     assert content["extensionsUsed"] == ["KHR_materials_unlit"]
+
+
+def test_every_view_is_a_camera_that_programs_can_look_through(scene, validate, tmp_path):
+    cameras, cloud, mesh, _ = scene
+    matrix = gltf_transform(cloud.xyz, cameras.w2c[0])
+    write_glb(tmp_path / "scene.glb", [mesh], matrix, cameras, sources=1)
+    issues = validate(tmp_path / "scene.glb")["issues"]
+    assert issues["numErrors"] == 0 and issues["numWarnings"] == 0, issues["messages"]
+    content, _ = document((tmp_path / "scene.glb").read_bytes())
+    nodes = [node for node in content["nodes"] if "camera" in node]
+    assert [node["name"] for node in nodes] == ["source 0000", "target 0001", "target 0002"]
+    for view, node in enumerate(nodes):
+        pose, lens = np.array(node["matrix"]).reshape(4, 4).T, content["cameras"][node["camera"]]["perspective"]
+        # A point of the scene, by glTF's own axes and field of view, and by K.
+        point = np.array([0.1, -0.2, 1.5, 1])
+        inside = np.linalg.inv(pose) @ matrix.numpy() @ cameras.c2w[view].double().numpy() @ point
+        y = inside[1] / -inside[2] / np.tan(lens["yfov"] / 2)
+        x = inside[0] / -inside[2] / np.tan(lens["yfov"] / 2) / lens["aspectRatio"]
+        meant = cameras.K[view].double().numpy() @ point[:3]
+        assert np.allclose([(x + 1) / 2 * cameras.width, (1 - y) / 2 * cameras.height], meant[:2] / meant[2], atol=1e-3)
 
 
 def test_a_camera_is_a_pyramid_with_its_apex_at_the_centre_and_its_base_in_the_corners_of_the_image():
@@ -124,7 +144,7 @@ def test_points_that_are_not_finite_are_left_out_with_their_triangles(validate, 
     mesh = Mesh(xyz, torch.tensor([[0, 1, 2], [1, 2, 3], [2, 3, 4]]), rgb)
     write_glb(tmp_path / "a.glb", [PointCloud(xyz, rgb), mesh], torch.eye(4))
     content, array = document((tmp_path / "a.glb").read_bytes())
-    assert [accessor["count"] for accessor in content["accessors"] if accessor["type"] == "VEC3"] == [3, 3, 3, 3, 3]
+    assert [accessor["count"] for accessor in content["accessors"] if accessor["type"] == "VEC3"] == [3, 3]
     assert all(np.isfinite(array(number)).all() for number in range(len(content["accessors"])))
     assert validate(tmp_path / "a.glb")["issues"]["numErrors"] == 0
 

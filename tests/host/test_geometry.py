@@ -63,9 +63,9 @@ def glb_arrays(path):
     content, start = json.loads(data[20 : 20 + size]), 28 + size
     arrays = []
     for accessor in content["accessors"]:
-        width = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}[accessor["type"]]
+        width = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}[accessor["type"]]
         offset = start + content["bufferViews"][accessor["bufferView"]]["byteOffset"]
-        kind = {5125: "<u4", 5126: "<f4"}[accessor["componentType"]]
+        kind = {5123: "<u2", 5125: "<u4", 5126: "<f4"}[accessor["componentType"]]
         arrays.append(np.frombuffer(data, kind, accessor["count"] * width, offset).reshape(-1, width))
     return content, arrays
 
