@@ -249,15 +249,21 @@ def read_statistics(models_dir: str | os.PathLike, backbone: str) -> dict[str, t
 
     From the metadata of a converted backbone, else from model_stats/<backbone>.
     """
-    path = find(models_dir, backbone, "backbone")
-    names = [f"{kind}{level}" for kind in STATISTICS[backbone] for level in (0, 1)]
+    path, files = find(models_dir, backbone, "backbone"), statistics_files(models_dir, backbone)
     with reading(path):
         with safetensors.safe_open(path, "pt") as file:
             stored = (file.metadata() or {}).get(STATISTICS_KEY)
         if stored is not None:
-            return {name: (path, json.loads(stored)[name]) for name in names}
+            return {name: (path, json.loads(stored)[name]) for name in files}
+    return {name: read_statistics_file(file) for name, file in files.items()}
+
+
+def statistics_files(models_dir: str | os.PathLike, backbone: str) -> dict[str, Path]:
+    """Where the statistics of `read_statistics` lie in the released layout, whether they are there or not."""
     folder = Path(models_dir) / "model_stats" / backbone
-    return {name: read_statistics_file(folder / f"{name[:-1]}_stats_level{name[-1]}.pt") for name in names}
+    return {
+        f"{kind}{level}": folder / f"{kind}_stats_level{level}.pt" for kind in STATISTICS[backbone] for level in (0, 1)
+    }
 
 
 def load_statistics(models_dir: str | os.PathLike, backbone: str, channels: int) -> dict[str, Statistics]:

@@ -1,12 +1,20 @@
-from comfy_api.latest import ComfyExtension, io
-from comfyui_version import __version__
+import re
+
+try:
+    from comfyui_version import __version__
+# The oldest have no such module.
+except ModuleNotFoundError:
+    __version__ = "0"
 
 OLDEST = "0.30.0"
-if [int(part) for part in __version__.split(".")] < [int(part) for part in OLDEST.split(".")]:
+if [int(part) for part in re.findall(r"\d+", __version__)] < [int(part) for part in OLDEST.split(".")]:
     raise ImportError(f"GLD Novel Views needs ComfyUI {OLDEST} or newer, this is {__version__}; update ComfyUI.")
+
+from comfy_api.latest import ComfyExtension, io  # noqa: E402
 
 from . import camera_files, camera_preview, cameras, decode, evaluate, export, geometry, load, sample  # noqa: E402
 from .host import folders  # noqa: E402
+from .host.inputs import checked  # noqa: E402
 
 
 class GLDExtension(ComfyExtension):
@@ -14,7 +22,7 @@ class GLDExtension(ComfyExtension):
         folders.register_model_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
+        nodes: list[type[io.ComfyNode]] = [
             load.GLDLoadBackbone,
             load.GLDLoadDiffusionModel,
             cameras.GLDLoadScene,
@@ -38,6 +46,7 @@ class GLDExtension(ComfyExtension):
             export.GLDExportPLY,
             export.GLDExportDataset,
         ]
+        return [checked(node) for node in nodes]
 
 
 async def comfy_entrypoint() -> GLDExtension:

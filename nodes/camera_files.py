@@ -21,8 +21,9 @@ from ..gld_core.io.matrices import parse_matrices
 from ..gld_core.io.nerfstudio import write_transforms
 from ..gld_core.io.parsing import parse_json
 from . import host
-from .host.folders import output_path, stamp
-from .sockets import LONG_SIDE_TOOLTIP, DA3Geometry, GLDCameras, check_chosen, indices
+from .host.folders import check_prefix, in_input_folder, input_path, output_path, stamp
+from .host.inputs import check_choice, problem
+from .sockets import LONG_SIDE_TOOLTIP, DA3Geometry, GLDCameras, indices
 
 FORMATS = ("transforms.json", "COLMAP binary", "COLMAP text")
 EXAMPLE = """{"width": 504, "height": 336,
@@ -41,16 +42,16 @@ def camera_files() -> list[str]:
         if any(file.endswith(".npz") for file in files):
             found.append(folder)
         found += [folder / file for file in files if file.lower().endswith((".json", ".txt"))]
-    return sorted(path.relative_to(top).as_posix() for path in found)
+    return sorted(path.relative_to(top).as_posix() for path in found if not path.is_symlink() or in_input_folder(path))
 
 
 def camera_path(name: str) -> str:
     """ValueError where the name leaves the input folder or there is nothing."""
-    top = folder_paths.get_input_directory()
-    path = os.path.join(top, name)
-    if not folder_paths.is_within_directory(top, path) or not os.path.exists(path):
-        raise ValueError(f"There is no {name!r} in {top}; put the file or folder of cameras there.")
-    return path
+    return input_path(name, "file or folder", "the cameras")
+
+
+def files_below(path: Path) -> list[Path]:
+    return list(path.rglob("*")) if path.is_dir() else [path]
 
 
 def size_inputs(default: int, tooltip: str) -> list:
@@ -162,15 +163,18 @@ class GLDLoadCameras(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, views=None, source=None):
+        return problem(check_choice, cls, "source", source)
+
+    @classmethod
     def fingerprint_inputs(cls, source=None, **kwargs):
         if source is None or source["source"] != "file":
             return None
-        path = Path(camera_path(source["path"]))
-        return stamp(sorted(path.rglob("*")) if path.is_dir() else [path])
+        names = camera_files() if source["path"] is None else [source["path"]]
+        return stamp([file for name in names for file in files_below(Path(camera_path(name)))])
 
     @classmethod
-    def execute(cls, views, long_side, source=None, images=None):
-        check_chosen(source, "source")
+    def execute(cls, views, long_side, source, images=None):
         cameras, names = read_source(source)
         chosen = indices(views, "views") or list(range(len(cameras)))
         if max(chosen) >= len(cameras):
@@ -289,6 +293,10 @@ class GLDSaveCameras(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix=None):
+        return filename_prefix is None or problem(check_prefix, filename_prefix)
 
     @classmethod
     def execute(cls, cameras, filename_prefix, format, view):

@@ -16,13 +16,13 @@ from ..gld_core.io.comfyui import preview_world, read_load3d
 from ..gld_core.io.images import fit, fitting_size
 from ..gld_core.io.posed_folders import choose_views, read_scene
 from . import host
-from .host.folders import stamp
+from .host.folders import input_path, stamp
+from .host.inputs import check_choice, problem
 from .sockets import (
     LONG_SIDE_TOOLTIP,
     DA3Geometry,
     GLDBackbone,
     GLDCameras,
-    check_chosen,
     da3_geometry,
     indices,
     sources_geometry,
@@ -37,7 +37,7 @@ def samples() -> dict[str, str]:
 
 
 def scene_folders() -> list[str]:
-    """Folders below the input folder that hold cameras (.npz)."""
+    """Folders in the input folder that hold cameras (.npz)."""
     top = folder_paths.get_input_directory()
     found = []
     for folder, _, files in os.walk(top):
@@ -50,13 +50,7 @@ def scene_path(name: str) -> str:
     """Folder of a scene. ValueError where the name leaves the input folder or there is none."""
     if name in samples():
         return samples()[name]
-    top = folder_paths.get_input_directory()
-    path = os.path.join(top, name)
-    if not folder_paths.is_within_directory(top, path) or not os.path.isdir(path):
-        raise ValueError(
-            f"There is no scene {name!r} in {top}; put a folder of pictures with same-named .npz cameras there."
-        )
-    return path
+    return input_path(name, "scene", "a folder of pictures with same-named .npz cameras", folder=True)
 
 
 class GLDLoadScene(io.ComfyNode):
@@ -97,13 +91,14 @@ class GLDLoadScene(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, scene):
-        scene_path(scene)
-        return True
+    def validate_inputs(cls, scene=None):
+        # A name that comes by wire is not known yet.
+        return scene is None or problem(scene_path, scene)
 
     @classmethod
-    def fingerprint_inputs(cls, scene, **kwargs):
-        return stamp(sorted(entry.path for entry in os.scandir(scene_path(scene))))
+    def fingerprint_inputs(cls, scene=None, **kwargs):
+        scenes = [*scene_folders(), *samples()] if scene is None else [scene]
+        return stamp([entry.path for name in scenes for entry in os.scandir(scene_path(name))])
 
     @classmethod
     def execute(cls, scene, sources, targets, long_side):
@@ -380,8 +375,11 @@ class GLDSetCameras(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, cameras, sources, motion=None, geometry=None):
-        check_chosen(motion, "motion")
+    def validate_inputs(cls, cameras=None, motion=None):
+        return problem(check_choice, cls, "motion", motion)
+
+    @classmethod
+    def execute(cls, cameras, sources, motion, geometry=None):
         if sources > len(cameras):
             raise ValueError(f"The input 'sources' is {sources}, but 'cameras' has only {len(cameras)}; lower it.")
         own = cameras[: sources or len(cameras)]

@@ -15,8 +15,8 @@ from ..gld_core.geometry.mesh import atlas, fuse_mesh, view_meshes
 from ..gld_core.geometry.points import PointCloud, even_subset, fuse_points, point_cloud
 from . import host
 from .geometry import geometry_inputs, selected, selection_inputs, with_photographs
-from .host.folders import output_path
-from .sockets import check_chosen
+from .host.folders import check_prefix, output_path
+from .host.inputs import check_choice, problem
 
 # (x, y, z) with y up to (x, -z, y) with z up.
 Z_UP = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
@@ -100,10 +100,13 @@ class GLDExportGLB(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, geometry=None, kind=None):
+        return problem(check_choice, cls, "kind", kind)
+
+    @classmethod
     def execute(
-        cls, geometry, cameras, min_confidence, keep_at_least, confirmed_by, max_points, kind=None, show_cameras=False
+        cls, geometry, cameras, min_confidence, keep_at_least, confirmed_by, max_points, kind, show_cameras=False
     ):
-        check_chosen(kind, "kind")
         maps = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
         cameras, progress = maps.cameras, host.progress_bar()
         parts: list
@@ -228,10 +231,14 @@ class GLDExportDataset(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename_prefix=None, format=None):
+        chosen = problem(check_choice, cls, "format", format)
+        return chosen if filename_prefix is None or chosen is not True else problem(check_prefix, filename_prefix)
+
+    @classmethod
     def execute(
-        cls, geometry, cameras, filename_prefix, min_confidence, keep_at_least, confirmed_by, max_points, format=None
+        cls, geometry, cameras, filename_prefix, min_confidence, keep_at_least, confirmed_by, max_points, format
     ):
-        check_chosen(format, "format")
         folder = output_path(filename_prefix)
         maps = with_photographs(selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by), geometry)
         sources = geometry.get("gld_sources", 0)

@@ -9,6 +9,7 @@ from . import host
 from .download import VGGT_LICENCES, WEIGHTS, fetch_parts, released_file
 from .host import folders, networks
 from .host.folders import NANO, stamp
+from .host.inputs import problem
 from .sockets import GLDBackbone
 
 FAMILIES = {**{name: name for name in checkpoints.LAYOUT}, NANO: "da3"}
@@ -24,6 +25,12 @@ def autoencoder_files(folder: str, backbone: str) -> list:
     """Files of the frozen networks in a model folder. FileNotFoundError says what is missing and where to put it."""
     family = FAMILIES[backbone]
     return [checkpoints.find(folder, family, part) for part in checkpoints.LAYOUT[family] if part not in LEVELS]
+
+
+def network_files(folder: str, backbone: str) -> list:
+    """`autoencoder_files` and the statistics that belong to them, as far as they are there."""
+    statistics = checkpoints.statistics_files(folder, FAMILIES[backbone]).values()
+    return [*autoencoder_files(folder, backbone), *(path for path in statistics if path.is_file())]
 
 
 def autoencoder_folders(backbone: str) -> list[str]:
@@ -53,9 +60,10 @@ def released_parts() -> dict[str, tuple[str, str]]:
 
 def diffusion_files() -> list[str]:
     """Diffusion models there are, and the released names of those there could be."""
-    frozen = [stem for parts in checkpoints.LAYOUT.values() for part, stem in parts.items() if part not in LEVELS]
-    others = ("model_stats/", *frozen)
-    found = [name for name in folders.model_files() if not name.removeprefix(f"{NANO}/").startswith(others)]
+    frozen = [f"{stem}." for parts in checkpoints.LAYOUT.values() for part, stem in parts.items() if part not in LEVELS]
+    others = ("model_stats/", "lpips/", *frozen)
+    # A folder laid out as released may lie below a model folder too.
+    found = [name for name in folders.model_files() if not any(f"/{other}" in f"/{name}" for other in others)]
     stems = {os.path.splitext(name)[0] for name in found}
     return found + [name for name in released_parts() if os.path.splitext(name)[0] not in stems]
 
@@ -107,31 +115,37 @@ class GLDLoadBackbone(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, backbone, download, vggt_licence=UNDECIDED):
+    def validate_inputs(cls, backbone=None, download=None, vggt_licence=UNDECIDED):
+        # What comes by wire is not known yet.
+        return None in (backbone, download, vggt_licence) or problem(cls.check, backbone, download, vggt_licence)
+
+    @classmethod
+    def check(cls, backbone, download, vggt_licence):
         if backbone not in FAMILIES:
-            return f"There is no backbone {backbone!r}; choose one of {', '.join(FAMILIES)}."
+            raise ValueError(f"There is no backbone {str(backbone)[:60]!r}; choose one of {', '.join(FAMILIES)}.")
         if autoencoder_folder(backbone) is None and backbone == NANO:
-            return (
+            raise ValueError(
                 f"{autoencoder_folders(NANO)[-1]} is incomplete. nano comes with this plugin; install the plugin again."
             )
         if autoencoder_folder(backbone) is None and not download:
-            return f"{missing(backbone)} Or switch on 'download' in this node."
+            raise ValueError(f"{missing(backbone)} Or switch on 'download' in this node.")
         has_vggt = folders.model_file(released_file("vggt", "backbone")) is not None
         if backbone == "vggt" and download and not has_vggt and vggt_licence == UNDECIDED:
-            return (
+            raise ValueError(
                 "VGGT-1B has its own licence: facebook/VGGT-1B must not be used commercially; "
                 "facebook/VGGT-1B-Commercial allows it and is given on request. Read the licence on huggingface.co and "
                 "choose one in 'vggt_licence' before the download."
             )
-        return True
 
     @classmethod
-    def fingerprint_inputs(cls, backbone, **kwargs):
-        folder = autoencoder_folder(backbone)
-        return None if folder is None else stamp(autoencoder_files(folder, backbone))
+    def fingerprint_inputs(cls, backbone=None, **kwargs):
+        names = FAMILIES if backbone is None else [backbone]
+        found = {name: autoencoder_folder(name) for name in names}
+        return [stamp(network_files(folder, name)) for name, folder in found.items() if folder is not None]
 
     @classmethod
     def execute(cls, backbone, weight_dtype, download, vggt_licence=UNDECIDED):
+        cls.check(backbone, download, vggt_licence)
         folder = autoencoder_folder(backbone) or folders.model_folders()[0]
         if download and backbone != NANO:
             parts = [part for part in checkpoints.LAYOUT[backbone] if part not in LEVELS]
@@ -186,21 +200,27 @@ class GLDLoadDiffusionModel(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model_name, download):
-        if folders.model_file(model_name) is not None or (download and model_name in released_parts()):
-            return True
-        return (
-            f"{model_name} is not in models/gld. Put it at {os.path.join(folders.model_folders()[0], model_name)} "
-            f"(released files: huggingface.co/{WEIGHTS}), or switch on 'download' for a released one."
-        )
+    def validate_inputs(cls, model_name=None, download=None):
+        # What comes by wire is not known yet.
+        return None in (model_name, download) or problem(cls.check, model_name, download)
 
     @classmethod
-    def fingerprint_inputs(cls, model_name, weight_dtype, download):
-        path = folders.model_file(model_name)
-        return None if path is None else stamp([path])
+    def check(cls, model_name, download):
+        if folders.model_file(model_name) is None and not (download and model_name in released_parts()):
+            name = model_name[:200]
+            raise ValueError(
+                f"{name} is not in models/gld. Put it at {os.path.join(folders.model_folders()[0], name)} "
+                f"(released files: huggingface.co/{WEIGHTS}), or switch on 'download' for a released one."
+            )
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name=None, **kwargs):
+        names = diffusion_files() if model_name is None else [model_name]
+        return stamp(path for path in map(folders.model_file, names) if path is not None)
 
     @classmethod
     def execute(cls, model_name, weight_dtype, download):
+        cls.check(model_name, download)
         if folders.model_file(model_name) is None:
             backbone, level = released_parts()[model_name]
             fetch_parts(folders.model_folders()[0], backbone, [level], host.progress_bar())

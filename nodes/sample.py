@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..gld_core import flow
 from ..gld_core.windows import Window, split_into_windows
 from .host import networks, sampling
+from .host.inputs import check_inputs, problem
 from .host.previews import PhotographedViews, photographed
 from .sockets import GLDBackbone, GLDCameras, GLDViews
 
@@ -360,15 +361,21 @@ class GLDFast(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, guidance_from, guidance_to):
-        if not guidance_from <= guidance_to:
-            return (
+    def validate_inputs(cls, guidance_from=None, guidance_to=None):
+        return problem(cls.check_times, guidance_from, guidance_to)
+
+    @classmethod
+    def check_times(cls, guidance_from, guidance_to):
+        # The host leaves the range of an input to whoever validates it.
+        check_inputs(cls.define_schema().inputs, {"guidance_from": guidance_from, "guidance_to": guidance_to})
+        if guidance_from is not None and guidance_to is not None and guidance_from > guidance_to:
+            raise ValueError(
                 f"'guidance_from' is {guidance_from} and 'guidance_to' is {guidance_to}, so the time range is empty; "
                 "set 'guidance_from' below 'guidance_to', or for no guidance set 'cfg' in the sampler to 1."
             )
-        return True
 
     @classmethod
     def execute(cls, model, guidance_from, guidance_to, share):
+        cls.check_times(guidance_from, guidance_to)
         networks.check_model(model, None, None)
         return io.NodeOutput(sampling.sped_up(model, (guidance_from, guidance_to), share))

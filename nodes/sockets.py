@@ -43,12 +43,6 @@ def indices(text: str, name: str) -> list[int]:
     return out
 
 
-def check_chosen(value: dict | None, name: str) -> None:
-    """ValueError where a combo was sent with none of its options, which the host leaves out."""
-    if value is None:
-        raise ValueError(f"The input '{name}' has no value; choose one of its options in the node.")
-
-
 def check_geometry(geometry: dict) -> None:
     """ValueError unless a DA3_GEOMETRY has depth, pictures and, where there is any, confidence of the same pixels."""
     depth, images, confidence = (geometry.get(name) for name in ("depth", "image", "confidence"))

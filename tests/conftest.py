@@ -310,6 +310,22 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture
+def message(server):
+    """message(prompt) -> the sentence a prompt fails with, in the server's refusal or in the execution."""
+
+    def fail(prompt: dict) -> str:
+        try:
+            result = server.run(prompt)
+        except Exception as refused:
+            assert type(refused).__name__ == "Refused", refused
+            return str(refused)
+        assert result.error is not None, "the prompt ran to its end"
+        return result.error.strip()
+
+    return fail
+
+
 @pytest.fixture(scope="session")
 def graph():
     """graph(...) -> a prompt in API form, from a scene to pictures, depth, GLB and both latents."""

@@ -1,6 +1,9 @@
 """Where files are: models, and what is written below the output folder."""
 
 import os
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
 
 import folder_paths
 
@@ -9,6 +12,8 @@ from ...gld_core import checkpoints
 FOLDER = "gld"
 NANO = "nano"
 EXTENSIONS = {".safetensors", ".pt"}
+# Folders in a name that a prompt gives.
+DEPTH = 32
 
 
 def register_model_folder() -> None:
@@ -38,20 +43,48 @@ def model_file(name: str) -> str | None:
     return folder_paths.get_full_path(FOLDER, name) or nano_files().get(name)
 
 
-def stamp(paths: list) -> list:
-    """Changes when one of the files does."""
-    return [(str(path), os.path.getmtime(path), os.path.getsize(path)) for path in paths]
+def stamp(paths: Iterable) -> list:
+    """Changes when one of the files does, or when one comes or goes."""
+    return [(str(path), os.path.getmtime(path), os.path.getsize(path)) for path in sorted(paths)]
+
+
+def in_input_folder(path: str | os.PathLike) -> bool:
+    """Whether a path stays in the input folder, links followed. The host opens nothing else that a prompt names."""
+    return folder_paths.is_within_directory(folder_paths.get_input_directory(), str(path))
+
+
+def input_path(name: str, kind: str, content: str, folder: bool = False) -> str:
+    """Path of a file or folder in the input folder. ValueError where there is none, or where it leads out."""
+    top = folder_paths.get_input_directory()
+    path = os.path.join(top, name)
+    if in_input_folder(path) and (os.path.isdir(path) if folder else os.path.exists(path)):
+        return path
+    inside = "\0" not in name and Path(os.path.normpath(path)).is_relative_to(top)
+    if inside and os.path.exists(path):
+        raise ValueError(f"The {kind} {name[:60]!r} is a link that leads out of {top}; copy what it leads to in there.")
+    raise ValueError(f"There is no {kind} {name[:60]!r} in {top}; put {content} there.")
+
+
+def check_prefix(prefix: str) -> None:
+    """ValueError unless a 'filename_prefix' can be a name in the output folder."""
+    top, name = folder_paths.get_output_directory(), os.path.normpath(prefix)
+    parts = name.split(os.sep)
+    if not folder_paths.is_within_directory(top, os.path.join(top, name)):
+        reason = "this is not in the output folder"
+    elif name == "." or any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+        reason = "this is not a file name"
+    elif len(parts) > DEPTH or any(len(part.encode("utf-8", "replace")) > 150 for part in parts):
+        reason = f"this is too long: more than {DEPTH} folders, or a name of more than 150 bytes"
+    else:
+        return
+    raise ValueError(f"The input 'filename_prefix' is {prefix[:60]!r} ({reason}); give a name such as GLD/scene.")
 
 
 def output_path(prefix: str) -> str:
-    """Where a numbered result goes below the output folder. ValueError where the name leaves it or cannot be one."""
-    top, name = folder_paths.get_output_directory(), os.path.normpath(prefix)
-    long = any(len(part.encode("utf-8", "replace")) > 150 for part in name.split(os.sep))
-    inside = folder_paths.is_within_directory(top, os.path.join(top, name))
+    """Where a numbered result goes in the output folder. ValueError where it cannot be there."""
+    check_prefix(prefix)
     try:
-        if name == "." or long or not name.isprintable() or not inside:
-            raise ValueError("this is not a file name in the output folder")
-        folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, top)
+        folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     except (ValueError, OSError) as error:
         raise ValueError(
             f"The input 'filename_prefix' is {prefix[:60]!r} ({error}); give a name such as GLD/scene."

@@ -424,7 +424,21 @@ def test_camera_files_stay_in_the_input_folder(server, error):
     with pytest.raises(Exception, match="not in"):
         error({"load": from_file("../outside/binary"), "save": save(["load", 0])})
     stray = {"load": load_json(GOOD), "save": save(["load", 0], filename_prefix="../../stray")}
-    assert "not a file name in the output folder" in error(stray)
+    with pytest.raises(Exception, match="this is not in the output folder"):
+        error(stray)
+
+
+def test_a_link_out_of_the_input_folder_is_not_listed(server, error, tmp_path):
+    """The host opens nothing outside the input folder for a prompt, links followed."""
+    for folder, link in ((tmp_path, "out.txt"), (server.base / "input", "in.txt")):
+        (folder / "own.txt").write_text("", encoding="utf-8")
+        (server.base / "input" / link).symlink_to(folder / "own.txt")
+    source = server.get("/object_info/GLDLoadCameras")["GLDLoadCameras"]["input"]["required"]["source"]
+    (option,) = (option for option in source[1]["options"] if option["key"] == "file")
+    names = option["inputs"]["required"]["path"][1]["options"]
+    assert "in.txt" in names and "out.txt" not in names
+    with pytest.raises(Exception, match="not in|link that leads out"):
+        error({"load": from_file("out.txt"), "save": save(["load", 0])})
 
 
 # A picture of the path

@@ -8,22 +8,6 @@ import torch
 from safetensors.torch import save_file
 
 
-@pytest.fixture
-def message(server):
-    """message(prompt) -> the sentence a prompt fails with, in the server's refusal or in the execution."""
-
-    def fail(prompt: dict) -> str:
-        try:
-            result = server.run(prompt)
-        except Exception as refused:
-            assert type(refused).__name__ == "Refused", refused
-            return str(refused)
-        assert result.error is not None, "the prompt ran to its end"
-        return result.error.strip()
-
-    return fail
-
-
 def latent_file(server, name: str, tensor: torch.Tensor) -> dict:
     content = {"latent_tensor": tensor, "latent_format_version_0": torch.tensor([])}
     save_file(content, server.base / "input" / name)

@@ -5,6 +5,7 @@ is known exactly.
 import importlib
 import os
 import sys
+from json import loads
 from pathlib import Path
 
 import torch
@@ -34,6 +35,18 @@ class TestNoise(io.ComfyNode):
     @classmethod
     def execute(cls, latent):
         return io.NodeOutput(FixedNoise(latent["samples"]))
+
+
+class TestValue(io.ComfyNode):
+    """What a JSON text says, for an input of any type."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema("TestValue", inputs=[io.String.Input("json")], outputs=[io.AnyType.Output()])
+
+    @classmethod
+    def execute(cls, json):
+        return io.NodeOutput(loads(json))
 
 
 class TestCountCalls(io.ComfyNode):
@@ -135,7 +148,7 @@ class TestRoom(io.ComfyNode):
 
 class TestExtension(ComfyExtension):
     async def get_node_list(self):
-        return [TestNoise, TestCountCalls, TestReportCalls, TestPeakMemory, TestPlainConditioning, TestRoom]
+        return [TestNoise, TestValue, TestCountCalls, TestReportCalls, TestPeakMemory, TestPlainConditioning, TestRoom]
 
 
 async def comfy_entrypoint():

@@ -1,0 +1,74 @@
+"""Checks of a node's inputs that the host leaves out: those of values that come by wire, and of dynamic inputs."""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from comfy_api.latest import io
+
+# Lists of files change, and the nodes find them by themselves.
+FILES = ("scene", "path", "model_name")
+
+
+def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
+    """The node itself; before it executes, it raises ValueError for a value that its own widgets would not take."""
+    execute: Any = node.execute
+
+    @functools.wraps(execute.__func__)
+    def execute_checked(cls, **inputs):
+        check_inputs(cls.define_schema().inputs, inputs)
+        return execute.__func__(cls, **inputs)
+
+    node.execute = classmethod(execute_checked)  # type: ignore[method-assign, assignment]
+    return node
+
+
+def check_inputs(schema: Iterable[io.Input], values: Mapping[str, Any]) -> None:
+    """ValueError where a value is outside of its widget's range or is none of its options."""
+    for entry in schema:
+        value: Any = values.get(entry.id)
+        if isinstance(entry, io.DynamicCombo.Input):
+            options = {option.key: option.inputs for option in entry.options}
+            check_option(entry.id, value, options)
+            check_inputs(options[value[entry.id]], value)
+        elif value is None and entry.id in values and not entry.optional:
+            raise ValueError(f"The input '{entry.id}' is empty; give it a value.")
+        elif value is None:
+            continue
+        elif isinstance(entry, io.Int.Input | io.Float.Input):
+            check_number(entry, value)
+        elif isinstance(entry, io.Combo.Input) and entry.id not in FILES and value not in entry.options:
+            raise ValueError(f"The input '{entry.id}' is {repr(value)[:60]}; give one of the options in its list.")
+
+
+def check_number(entry: io.Int.Input | io.Float.Input, value: Any) -> None:
+    low, high = entry.min, entry.max
+    whole = isinstance(entry, io.Int.Input)
+    is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"The input '{entry.id}' is {repr(value)[:60]}; give {kind} from {low} to {high}.")
+
+
+def check_option(name: str, value: Any, options: Iterable[str]) -> None:
+    """ValueError where a DynamicCombo input has none of its options, which the host leaves out, or comes by wire."""
+    if not isinstance(value, Mapping) or value[name] not in options:
+        raise ValueError(f"The input '{name}' needs one of its options; choose {', '.join(options)} in the node.")
+
+
+def check_choice(node: type[io.ComfyNode], name: str, value: Any) -> None:
+    """`check_option` for the DynamicCombo input of that name, before anything has run."""
+    (entry,) = (entry for entry in node.define_schema().inputs if entry.id == name)
+    check_option(name, value, [option.key for option in entry.options])
+
+
+def problem(check: Callable, *values: Any) -> bool | str:
+    """What `validate_inputs` returns: True, or the sentence that check(*values) raises. What is raised in there itself
+    is reported at the nodes behind.
+    """
+    try:
+        check(*values)
+    except ValueError as error:
+        return str(error)
+    return True
