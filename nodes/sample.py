@@ -367,8 +367,10 @@ class GLDFast(io.ComfyNode):
     @classmethod
     def check_times(cls, guidance_from, guidance_to):
         # The host leaves the range of an input to whoever validates it.
-        check_inputs(cls.define_schema().inputs, {"guidance_from": guidance_from, "guidance_to": guidance_to})
-        if guidance_from is not None and guidance_to is not None and guidance_from > guidance_to:
+        times = {"guidance_from": guidance_from, "guidance_to": guidance_to}
+        known = {name: time for name, time in times.items() if time is not None}
+        check_inputs(cls.define_schema().inputs, known)
+        if len(known) == 2 and guidance_from > guidance_to:
             raise ValueError(
                 f"'guidance_from' is {guidance_from} and 'guidance_to' is {guidance_to}, so the time range is empty; "
                 "set 'guidance_from' below 'guidance_to', or for no guidance set 'cfg' in the sampler to 1."
