@@ -7,19 +7,17 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
-from torch import Tensor
 
-from ..gld_core.cameras import Cameras
 from ..gld_core.cameras.conventions import check_scene, nearest_pinhole
 from ..gld_core.cameras.motions import scene_depth
-from ..gld_core.io.cameras import read_cameras
-from ..gld_core.io.colmap import colmap_folder, write_colmap
+from ..gld_core.io.cameras import camera_source, files_in, find_folders, read_scene
+from ..gld_core.io.colmap import write_colmap
 from ..gld_core.io.comfyui import preview_world, read_da3_geometry, read_load3d, to_load3d
 from ..gld_core.io.files import atomic_folder, check_new
-from ..gld_core.io.images import fit, fitting_size
-from ..gld_core.io.matrices import parse_matrices
+from ..gld_core.io.matrices import read_matrices
 from ..gld_core.io.nerfstudio import write_transforms
 from ..gld_core.io.parsing import parse_json
+from ..gld_core.io.scenes import Given, Scene, scene_of
 from . import host
 from .host.folders import check_prefix, in_input_folder, input_path, output_path, stamp
 from .host.inputs import check_choice, problem
@@ -31,27 +29,25 @@ EXAMPLE = """{"width": 504, "height": 336,
  "c2w": [[[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]]}"""
 
 
+ENDS = (".json", ".txt", ".xml", ".csv", ".npy", ".out")
+
+
 def camera_files() -> list[str]:
-    """What below the input folder may hold cameras: .json and .txt files, COLMAP models, posed scenes."""
+    """What below the input folder may hold cameras: folders with cameras, and files by the ends of their names."""
     top = Path(folder_paths.get_input_directory())
-    found = []
+    found = [folder for folder in find_folders(top) if camera_source(folder) is not None]
     for name, folders, files in os.walk(top):
-        folder = Path(name)
-        if {"sparse"} & set(folders) or any(file.startswith("cameras.") for file in files):
-            found += [folder] if colmap_folder(folder) else []
-        if any(file.endswith(".npz") for file in files):
-            found.append(folder)
-        found += [folder / file for file in files if file.lower().endswith((".json", ".txt"))]
-    return sorted(path.relative_to(top).as_posix() for path in found if not path.is_symlink() or in_input_folder(path))
+        folders[:] = [inner for inner in folders if not inner.startswith(".")]
+        # Polycam's are of one picture each.
+        if Path(name).parent.name != "keyframes":
+            found += [Path(name) / file for file in files if file.lower().endswith(ENDS) or file == "results.npz"]
+    found = [path for path in found if not path.is_symlink() or in_input_folder(path)]
+    return sorted({path.relative_to(top).as_posix() for path in found})
 
 
 def camera_path(name: str) -> str:
     """ValueError where the name leaves the input folder or there is nothing."""
     return input_path(name, "file or folder", "the cameras")
-
-
-def files_below(path: Path) -> list[Path]:
-    return list(path.rglob("*")) if path.is_dir() else [path]
 
 
 def size_inputs(default: int, tooltip: str) -> list:
@@ -171,79 +167,54 @@ class GLDLoadCameras(io.ComfyNode):
         if source is None or source["source"] != "file":
             return None
         names = camera_files() if source["path"] is None else [source["path"]]
-        return stamp([file for name in names for file in files_below(Path(camera_path(name)))])
+        return stamp([file for name in names for file in files_in(Path(camera_path(name)))])
 
     @classmethod
     def execute(cls, views, long_side, source, images=None):
-        cameras, names = read_source(source)
-        chosen = indices(views, "views") or list(range(len(cameras)))
-        if max(chosen) >= len(cameras):
-            raise ValueError(f"The input 'views' names view {max(chosen)}; there are views 0 to {len(cameras) - 1}.")
-        cameras = cameras[chosen]
-        check_scene(cameras, 0 if images is None else len(images))
-        text = ", ".join(names[view] for view in chosen[:8]) + (", ..." if len(chosen) > 8 else "")
-        host.say(f"{len(cameras)} cameras of {cameras.width}x{cameras.height}: {text}", cls.hidden.unique_id)
-        if images is not None:
-            cameras = scaled_to(cameras, images)
-        if long_side:
-            cameras, images = fitted(cameras, images, long_side)
-        if images is None:
-            images = ExecutionBlocker(
-                "Load GLD Cameras has no photographs to give, because its input 'images' is not connected."
+        scene = read_source(source, long_side or None)
+        # Only in a file without photographs can views that cannot be used be left out: others would take their places.
+        everything = scene.all() if source["source"] == "file" and images is None else list(range(len(scene)))
+        chosen = indices(views, "views") or everything
+        if max(chosen) >= len(scene):
+            raise ValueError(f"The input 'views' names view {max(chosen)}; there are views 0 to {len(scene) - 1}.")
+        count = 0 if images is None else len(images)
+        if len(chosen) < count:
+            raise ValueError(
+                f"The input 'images' has {count} photographs for {len(chosen)} cameras; choose the same number of "
+                "'views'."
             )
-        return io.NodeOutput(cameras, images)
+        given = None if images is None else (images.shape[1], images.shape[2])
+        fits = scene.fits(chosen, None if long_side else given, given and (count, given))
+        cameras = scene.cameras_of(chosen, fits)
+        check_scene(cameras, count)
+        names = ", ".join(scene.views[view].name for view in chosen[:8]) + (", ..." if len(chosen) > 8 else "")
+        text = f"{len(cameras)} cameras of {cameras.width}x{cameras.height}: {names}"
+        host.say("\n".join(filter(None, [text, scene.left_out()])), cls.hidden.unique_id)
+        if images is None:
+            blocked = "Load GLD Cameras has no photographs to give, because its input 'images' is not connected."
+            return io.NodeOutput(cameras, ExecutionBlocker(blocked))
+        photographs = zip(images[..., :3].movedim(-1, 1), fits, strict=False)
+        fitted = torch.stack([how.apply(image) for image, (how, _) in photographs])
+        return io.NodeOutput(cameras, fitted.movedim(1, -1).contiguous())
 
 
-def read_source(source: dict) -> tuple[Cameras, list[str]]:
+def read_source(source: dict, long_side: int | None) -> Scene:
+    """Views of what the input 'source' says, for cameras fitted to long_side."""
     width, height = source.get("width") or None, source.get("height") or None
+    size = (height, width) if width and height else None
     if source["source"] == "file":
-        return read_cameras(camera_path(source["path"]), height, width, source["ignore_distortion"])
+        path = camera_path(source["path"])
+        return read_scene(path, long_side, size, ignore_distortion=source["ignore_distortion"])
     if source["source"] == "geometry":
-        return read_da3_geometry(source["geometry"])
+        return scene_of(*read_da3_geometry(source["geometry"]), "The geometry", long_side)
     if source["source"] == "3D views":
         if width is None or height is None:
             raise ValueError("The camera of a 3D view has no image size; set 'width' and 'height' in pixels.")
         infos, scene = list(source["cameras"].values()), source.get("scene")
-        return (
-            read_load3d(infos, height, width)
-            if scene is None
-            else read_load3d(infos, height, width, preview_world(scene))
-        )
-    return parse_matrices(parse_json(source["text"], "The input 'text'"), what="The input 'text'")
-
-
-def scaled_to(cameras: Cameras, images: Tensor) -> Cameras:
-    """Cameras of the photographs (N, H, W, 3), which may be a smaller or larger copy of what K was made for."""
-    N, H, W = images.shape[:3]
-    if len(cameras) < N:
-        raise ValueError(
-            f"The input 'images' has {N} photographs for {len(cameras)} cameras; choose the same number of 'views'."
-        )
-    across, down = W / cameras.width, H / cameras.height
-    if abs(across - down) > max(1 / cameras.width, 1 / cameras.height):
-        raise ValueError(
-            f"The photographs have {W}x{H} pixels, but the cameras are for {cameras.width}x{cameras.height}, which is "
-            "another aspect ratio; connect the original photographs of these cameras, without cropping."
-        )
-    K = cameras.K.clone()
-    K[:, 0] *= across
-    K[:, 1] *= down
-    return Cameras(cameras.c2w, K, H, W)
-
-
-def fitted(cameras: Cameras, images: Tensor | None, long_side: int) -> tuple[Cameras, Tensor | None]:
-    """Cameras and photographs (N, H, W, 3) at the size the networks take; each cropped around its principal point."""
-    height, width = fitting_size(cameras.height, cameras.width, long_side)
-    # Only the camera of a view without a photograph is fitted.
-    blank = torch.empty(3, cameras.height, cameras.width, device="meta")
-    photographs = [] if images is None else list(images[..., :3].movedim(-1, 1))
-    pairs = [
-        fit(photographs[view] if view < len(photographs) else blank, K, height, width)
-        for view, K in enumerate(cameras.K)
-    ]
-    if images is not None:
-        images = torch.stack([image for image, _ in pairs[: len(photographs)]]).movedim(1, -1).contiguous()
-    return Cameras(cameras.c2w, torch.stack([K for _, K in pairs]), height, width), images
+        world = () if scene is None else (preview_world(scene),)
+        return scene_of(*read_load3d(infos, height, width, *world), "The list of 3D cameras", long_side)
+    what = "The input 'text'"
+    return Scene(what, read_matrices(parse_json(source["text"], what), what, Given()), long_side)
 
 
 class GLDSaveCameras(io.ComfyNode):

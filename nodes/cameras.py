@@ -3,6 +3,7 @@
 import inspect
 import math
 import os
+from itertools import count as count_up
 from pathlib import Path
 
 import folder_paths
@@ -12,9 +13,9 @@ from comfy_api.latest import io
 from ..gld_core.cameras import Cameras, motions
 from ..gld_core.cameras.conventions import check_scene
 from ..gld_core.geometry.depth_maps import PosedDepth, agreement, usable
+from ..gld_core.io.cameras import files_in, find_folders, read_scene
 from ..gld_core.io.comfyui import preview_world, read_load3d
 from ..gld_core.io.images import fit, fitting_size
-from ..gld_core.io.posed_folders import choose_views, read_scene
 from . import host
 from .host.folders import input_path, stamp
 from .host.inputs import check_choice, problem
@@ -37,20 +38,16 @@ def samples() -> dict[str, str]:
 
 
 def scene_folders() -> list[str]:
-    """Folders in the input folder that hold cameras (.npz)."""
+    """Folders in the input folder with cameras, or with pictures that cameras can be estimated for."""
     top = folder_paths.get_input_directory()
-    found = []
-    for folder, _, files in os.walk(top):
-        if any(name.endswith(".npz") for name in files):
-            found.append(os.path.relpath(folder, top).replace(os.sep, "/"))
-    return sorted(found)
+    return sorted(os.path.relpath(folder, top).replace(os.sep, "/") for folder in find_folders(Path(top)))
 
 
 def scene_path(name: str) -> str:
     """Folder of a scene. ValueError where the name leaves the input folder or there is none."""
     if name in samples():
         return samples()[name]
-    return input_path(name, "scene", "a folder of pictures with same-named .npz cameras", folder=True)
+    return input_path(name, "scene", "a folder of pictures and their cameras", folder=True)
 
 
 class GLDLoadScene(io.ComfyNode):
@@ -60,9 +57,10 @@ class GLDLoadScene(io.ComfyNode):
             node_id="GLDLoadScene",
             display_name="Load GLD Scene",
             category="GLD",
-            description="Loads photographs with known cameras from a folder in ComfyUI/input. Each picture has a .npz "
-            "file of the same name with 'pose' (4x4 OpenCV camera-to-world) and 'intrinsic' (3x3, in pixels).",
-            search_aliases=["posed images", "camera poses", "extrinsics", "intrinsics"],
+            description="Loads photographs with known cameras from a folder in ComfyUI/input: a COLMAP model, a "
+            "transforms.json, .npz files, or another format in docs/formats.md. Pictures and cameras belong together "
+            "by their names.",
+            search_aliases=["posed images", "camera poses", "extrinsics", "intrinsics", "colmap", "nerfstudio"],
             inputs=[
                 io.Combo.Input(
                     "scene",
@@ -88,6 +86,7 @@ class GLDLoadScene(io.ComfyNode):
                     display_name="cameras", tooltip="The cameras of the sources, then those of the targets."
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -98,20 +97,22 @@ class GLDLoadScene(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, scene=None, **kwargs):
         scenes = [*scene_folders(), *samples()] if scene is None else [scene]
-        return stamp([entry.path for name in scenes for entry in os.scandir(scene_path(name))])
+        return stamp([file for name in scenes for file in files_in(Path(scene_path(name)))])
 
     @classmethod
     def execute(cls, scene, sources, targets, long_side):
         loaded = read_scene(scene_path(scene), long_side)
         count = sources.strip()
-        chosen, wanted = choose_views(
-            len(loaded),
+        chosen, wanted = loaded.choose(
             int(count) if count.isdecimal() and len(count) < 6 else indices(sources, "sources"),
             indices(targets, "targets") or None,
         )
-        cameras = loaded.cameras[chosen + wanted]
-        check_scene(cameras, len(chosen))
-        return io.NodeOutput(loaded.photographs(chosen).movedim(1, -1), cameras)
+        check_scene(loaded.cameras_of(chosen + wanted), len(chosen))
+        progress, pictures = host.progress_bar(), count_up()
+        images, cameras = loaded.load(chosen, wanted, lambda: progress(next(pictures), len(chosen)))
+        if loaded.left_out():
+            host.say(loaded.left_out(), cls.hidden.unique_id)
+        return io.NodeOutput(images.movedim(1, -1), cameras)
 
 
 class GLDEstimateCameras(io.ComfyNode):

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..gld_core.autoencoder import Geometry
 from ..gld_core.cameras import Cameras
 from ..gld_core.io.comfyui import read_da3_geometry
+from ..gld_core.io.scenes import view_numbers
 
 GLDBackbone = io.Custom("GLD_BACKBONE")
 GLDCameras = io.Custom("GLD_CAMERAS")
@@ -33,14 +34,7 @@ def da3_geometry(images: Tensor, depth: Tensor, confidence: Tensor, cameras: Cam
 
 def indices(text: str, name: str) -> list[int]:
     """'0, 3-5' -> [0, 3, 4, 5]. ValueError names the input."""
-    out: list[int] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        first, _, last = part.partition("-")
-        ends = (first, last or first)
-        if not all(end.isdecimal() and len(end) < 6 for end in ends) or int(ends[0]) > int(ends[1]):
-            raise ValueError(f"The input '{name}' is {text[:60]!r}; give view numbers such as '0, 3-5'.")
-        out += range(int(ends[0]), int(ends[1]) + 1)
-    return out
+    return view_numbers(text, f"The input '{name}'")
 
 
 def check_geometry(geometry: dict) -> None:

@@ -22,7 +22,9 @@ import torch
 from safetensors.torch import load_file
 
 import gld_core
-from gld_core.io.posed_folders import choose_views, read_scene, write_scene
+from gld_core.io.cameras import read_scene
+from gld_core.io.posed_folders import write_scene
+from gld_core.io.scenes import choose_views
 from gld_core.synthetic.random_models import write_random_models
 from gld_core.synthetic.render import render_scene
 

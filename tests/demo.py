@@ -20,8 +20,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from conftest import Server, link  # noqa: E402
 
 from gld_core.export.pictures import contact_sheet  # noqa: E402
+from gld_core.io.cameras import read_scene  # noqa: E402
 from gld_core.io.images import read_image, write_png  # noqa: E402
-from gld_core.io.posed_folders import choose_views, read_scene  # noqa: E402
+from gld_core.io.scenes import choose_views  # noqa: E402
 
 BASE, OUT = ROOT / ".cache" / "demo", ROOT / "demo-out"
 WORKFLOW = "gld_nano_room"
@@ -101,7 +102,7 @@ def collect(files: dict[str, list[Path]], prompt: dict) -> None:
     os.replace(files["GLD/room"][0], OUT / "room.glb")
     if not any((OUT / "GLD").iterdir()):
         (OUT / "GLD").rmdir()
-    rows = {"photo": [scene.images[view] for view in kinds]}
+    rows = {"photo": [scene.photographs([view])[0] for view in kinds]}
     rows |= {name: [read_image(paths[view]) for view in kinds] for name, paths in written.items()}
     write_png(OUT / "contact_sheet.png", contact_sheet([f"{kind} {view}" for view, kind in kinds.items()], rows))
     for name, paths in written.items():

@@ -93,50 +93,71 @@ class Cameras:
         c2w[:, :3, 3] -= origin
         return replace(self, c2w=c2w, origin=origin)
 
-    def check(self) -> None:
-        """Raise ValueError, naming the view and the cure, unless every camera is one a network can be given."""
+    def check(self, names: Sequence[str] | None = None) -> None:
+        """Raise ValueError, naming the view and the cure, unless every camera is one a network can be given.
+
+        names: of the views, for the message.
+        """
         if not (0 < self.width <= MAX_SIDE and 0 < self.height <= MAX_SIDE):
             raise ValueError(
                 f"The cameras are for images of {self.width}x{self.height}; give width and height in pixels, from 1 to "
                 f"{MAX_SIDE}."
             )
-        for name, value in (("pose", self.c2w), ("K", self.K)):
-            bad = ~torch.isfinite(value).flatten(1).all(dim=1)
-            if bad.any():
-                raise ValueError(f"The {name} of view {int(bad.nonzero()[0])} is not finite; leave that view out.")
-        R = self.c2w[:, :3, :3].double()
-        error = (R @ R.transpose(1, 2) - torch.eye(3, dtype=R.dtype)).abs().amax(dim=(1, 2))
-        for view in range(len(self)):
-            if error[view] > 1e-2:
-                raise ValueError(
-                    f"The rotation of view {view} is not orthonormal (off by {error[view]:.3g}); "
-                    "give camera-to-world matrices without scale or shear."
-                )
-            if torch.linalg.det(R[view]) < 0:
-                raise ValueError(
-                    f"The rotation of view {view} is mirrored; give right-handed axes (x right, y down, z forward)."
-                )
-            if (self.c2w[view, 3] - torch.tensor([0.0, 0.0, 0.0, 1.0])).abs().max() > 1e-4:
-                raise ValueError(f"The last row of view {view}'s pose is not 0 0 0 1; give camera-to-world matrices.")
-            fx, fy, (cx, cy) = self.K[view, 0, 0], self.K[view, 1, 1], self.K[view, :2, 2]
-            if fx <= 0 or fy <= 0:
-                raise ValueError(f"K of view {view} has a focal length of 0 or below; give focal lengths in pixels.")
-            if (self.K[view, 2] - torch.tensor([0.0, 0.0, 1.0])).abs().max() > 1e-4 or self.K[view, 1, 0] != 0:
-                raise ValueError(
-                    f"K of view {view} is not [[fx, skew, cx], [0, fy, cy], [0, 0, 1]]; transpose or fix it."
-                )
-            low, high = FOCAL_RANGE
-            if not (low <= fx / self.width <= high and low <= fy / self.height <= high):
-                raise ValueError(
-                    f"K of view {view} has focal lengths of {fx:.4g} and {fy:.4g} for a {self.width}x{self.height} "
-                    "image, which no lens has; give focal lengths in pixels."
-                )
-            low, high = PRINCIPAL_RANGE
-            if not (low <= cx / self.width <= high and low <= cy / self.height <= high):
-                raise ValueError(
-                    f"K of view {view} has its principal point ({cx:.4g}, {cy:.4g}) far from the middle of the "
-                    f"{self.width}x{self.height} image; K belongs to another image size: scale it with the image."
-                )
+        names = [f"view {view}" for view in range(len(self))] if names is None else names
+        for name, problem, K in zip(names, pose_problems(self.c2w, names), self.K, strict=True):
+            problem = problem or lens_problem(K, self.height, self.width, name)
+            if problem:
+                raise ValueError(problem)
+
+
+def pose_problems(c2w: Tensor, names: Sequence[str]) -> list[str]:
+    """Of each of (V, 4, 4) poses: why no camera can have it, in a sentence with the view's name, or ""."""
+    c2w = c2w.double()
+    out = [""] * len(c2w)
+    finite = torch.isfinite(c2w).flatten(1).all(dim=1)
+    R = torch.where(finite[:, None, None], c2w[:, :3, :3], torch.eye(3, dtype=torch.float64))
+    error = (R @ R.transpose(1, 2) - torch.eye(3, dtype=R.dtype)).abs().amax(dim=(1, 2))
+    mirrored = torch.linalg.det(R) < 0
+    row = (c2w[:, 3] - torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)).abs().amax(dim=1)
+    for view in (~finite | (error > 1e-2) | mirrored | (row > 1e-4)).nonzero()[:, 0].tolist():
+        name = names[view][:200]
+        if not finite[view]:
+            out[view] = f"The pose of {name} is not finite; leave that view out."
+        elif error[view] > 1e-2:
+            out[view] = (
+                f"The rotation of {name} is not orthonormal (off by {error[view]:.3g}); "
+                "give camera-to-world matrices without scale or shear."
+            )
+        elif mirrored[view]:
+            out[view] = f"The rotation of {name} is mirrored; give right-handed axes (x right, y down, z forward)."
+        else:
+            out[view] = f"The last row of {name}'s pose is not 0 0 0 1; give camera-to-world matrices."
+    return out
+
+
+def lens_problem(K: Tensor, height: int, width: int, name: str) -> str:
+    """Why no camera of height x width images can have K (3, 3), in a sentence with the view's name, or ""."""
+    name = name[:200]
+    if not torch.isfinite(K).all():
+        return f"The K of {name} is not finite; leave that view out."
+    fx, fy, (cx, cy) = K[0, 0].item(), K[1, 1].item(), K[:2, 2].tolist()
+    if fx <= 0 or fy <= 0:
+        return f"K of {name} has a focal length of 0 or below; give focal lengths in pixels."
+    if (K[2] - torch.tensor([0.0, 0.0, 1.0])).abs().max() > 1e-4 or K[1, 0] != 0:
+        return f"K of {name} is not [[fx, skew, cx], [0, fy, cy], [0, 0, 1]]; transpose or fix it."
+    low, high = FOCAL_RANGE
+    if not (low <= fx / width <= high and low <= fy / height <= high):
+        return (
+            f"K of {name} has focal lengths of {fx:.4g} and {fy:.4g} for a {width}x{height} "
+            "image, which no lens has; give focal lengths in pixels."
+        )
+    low, high = PRINCIPAL_RANGE
+    if not (low <= cx / width <= high and low <= cy / height <= high):
+        return (
+            f"K of {name} has its principal point ({cx:.4g}, {cy:.4g}) far from the middle of the "
+            f"{width}x{height} image; K belongs to another image size: scale it with the image."
+        )
+    return ""
 
 
 def nearest_pinhole(cameras: Cameras) -> tuple[Cameras, float]:

@@ -10,9 +10,10 @@ import torch
 from torch import distributed
 
 from ..checkpoints import LAYOUT
+from ..io.cameras import find_scenes
 from ..synthetic.rooms import OTHER_SEEDS, room_file, write_rooms
 from ..training import stages
-from ..training.data import Data, Features, Photographs, Rooms, find_scenes
+from ..training.data import Data, Features, Photographs, Rooms
 from ..training.loop import Settings
 from .options import DTYPES, choose_device, numbers, say
 

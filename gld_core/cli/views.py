@@ -11,9 +11,10 @@ from ..export.ply import write_ply
 from ..flow import FAST, RELEASED
 from ..geometry.depth_maps import confidence_threshold
 from ..geometry.points import point_cloud
+from ..io.cameras import read_scene
 from ..io.images import write_png
 from ..io.nerfstudio import write_transforms
-from ..io.posed_folders import choose_views, read_scene, write_npz
+from ..io.posed_folders import write_npz
 from ..pipeline import load
 from .options import (
     DTYPES,
@@ -37,10 +38,10 @@ def views(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     scene = read_scene(args.scene, args.size)
     chosen = args.num_sources if args.sources is None else args.sources
-    sources, targets = choose_views(len(scene), chosen, args.targets)
-    photographs = scene.photographs(sources)
+    sources, targets = scene.choose(chosen, args.targets)
+    photographs, cameras = scene.load(sources, targets)
     order = sources + targets
-    cameras, names, N = scene.cameras[order], [scene.names[view] for view in order], len(sources)
+    names, N = [scene.names[view] for view in order], len(sources)
     say(f"{N} source and {len(targets)} target views of {cameras.width} x {cameras.height}; loading {args.models}")
     dtype = DTYPES[args.dtype] if args.dtype else (torch.bfloat16 if device.type == "cuda" else torch.float32)
     gld = load(args.models, backbone=args.backbone, device=device, dtype=dtype)
@@ -84,7 +85,9 @@ def views(args: argparse.Namespace) -> None:
     xyz = xyz.double() + cameras.origin if cameras.origin.any() else xyz
     write_ply(args.out / "points.ply", xyz, colors, replace=True)
     labels = [f"{'source' if view < N else 'target'} {name}" for view, name in enumerate(names)]
-    rows = {"photo": [scene.images[view] for view in order], "view": list(rgb), "depth": list(depth_to_color(depth))}
+    pictured = [view for view in order if scene.views[view].picture is not None]
+    shown = dict(zip(pictured, scene.photographs(pictured), strict=True))
+    rows = {"photo": [shown.get(view) for view in order], "view": list(rgb), "depth": list(depth_to_color(depth))}
     write_png(args.out / "contact_sheet.png", contact_sheet(labels, rows))
     say(f"{args.out / 'contact_sheet.png'} shows the result")
 

@@ -30,8 +30,9 @@ from .. import windows
 from ..cameras import Cameras
 from ..export.pictures import contact_sheet
 from ..flow import Callback, Sampling
+from ..io.cameras import find_scenes, read_scene
 from ..io.images import write_png
-from ..io.posed_folders import choose_views, read_scene
+from ..io.scenes import Scene, choose_views
 from ..pipeline import GLD
 from ..synthetic.render import render_scene
 from ..synthetic.rooms import REACH, SIZES, VIEWS
@@ -62,24 +63,24 @@ class Case:
         return [f"{'source' if view < self.sources else 'target'} {place}" for view, place in enumerate(self.place)]
 
 
-def scene_folders(folder: Path) -> list[Path]:
-    """The folder itself if it is a scene with cameras, else the scenes in it. ValueError where there is none."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give a scene, or a folder of scenes.")
-    if any(folder.glob("*.npz")):
-        return [folder]
-    found = sorted(path.parent for path in folder.glob("*/*.npz"))
-    if not found:
-        raise ValueError(f"{folder} and the folders in it hold no .npz cameras; give a scene, or a folder of scenes.")
-    return list(dict.fromkeys(found))
+def choose_case(
+    path: Path, size: int, sources: Sequence[int] | int, targets: Sequence[int] | None
+) -> tuple[Scene, list[int], int]:
+    """A scene with cameras, its chosen views, sources first, and how many those are. ValueError where a view has no
+    picture or its camera cannot be used; no picture is decoded.
+    """
+    scene = read_scene(path, size)
+    chosen, wanted = scene.choose(sources, targets)
+    for view in wanted:
+        scene.picture(view)
+    scene.cameras_of(chosen + wanted)
+    return scene, chosen + wanted, len(chosen)
 
 
-def read_case(folder: Path, size: int, sources: Sequence[int] | int, targets: Sequence[int] | None) -> Case:
-    """A scene from a folder, with a picture for every chosen view. ValueError where one has no picture."""
-    scene = read_scene(folder, size)
-    chosen, wanted = choose_views(len(scene), sources, targets)
-    order = chosen + wanted
-    return Case(folder.resolve().name, scene.photographs(order), None, scene.cameras[order], len(chosen), order)
+def read_case(path: Path, size: int, sources: Sequence[int] | int, targets: Sequence[int] | None) -> Case:
+    scene, order, count = choose_case(path, size, sources, targets)
+    images, cameras = scene.load(order, [])
+    return Case(path.resolve().stem if path.is_file() else path.resolve().name, images, None, cameras, count, order)
 
 
 def render_case(seed: int, sources: Sequence[int] | int, targets: Sequence[int] | None) -> Case:
@@ -116,11 +117,11 @@ def find_cases(
         chosen, wanted = choose_views(VIEWS, sources, targets)
         plan(len(chosen), len(chosen) + len(wanted), window)
         return [partial(render_case, first_seed + number, sources, targets) for number in range(rooms or 0)]
-    cases = [partial(read_case, path, size, sources, targets) for path in scene_folders(folder)]
-    for read in cases:
-        case = read()
-        plan(case.sources, len(case.place), window)
-    return cases
+    paths = find_scenes(folder)
+    for path in paths:
+        _, order, count = choose_case(path, size, sources, targets)
+        plan(count, len(order), window)
+    return [partial(read_case, path, size, sources, targets) for path in paths]
 
 
 def wrong_cameras(cameras: Cameras, sources: int) -> Cameras:

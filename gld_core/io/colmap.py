@@ -6,17 +6,21 @@ https://colmap.github.io/format.html
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..cameras.rotations import quaternion_to_rotation, rotation_to_quaternion
-from .files import atomic, natural_order
-from .parsing import assemble, check_distortion, inverse, pinhole, without_skew
+from ..cameras.rotations import rotation_to_quaternion
+from .files import atomic
+from .parsing import check_distortion, pinhole, side, without_skew
+from .scenes import Lens, Size, View, pixels
 
 # COLMAP's camera models by number: name, and where its parameters have fx, fy, cx, cy; the others are distortion.
 COLMAP_MODELS = {
@@ -27,62 +31,115 @@ COLMAP_MODELS = {
     4: ("OPENCV", (0, 1, 2, 3), 8),
     6: ("FULL_OPENCV", (0, 1, 2, 3), 12),
 }
+PINHOLES = {name: (places, count) for name, places, count in COLMAP_MODELS.values()}
+# Name and number of parameters of all of them.
+PARAMETERS = {number: (name, count) for number, (name, _, count) in COLMAP_MODELS.items()} | {
+    5: ("OPENCV_FISHEYE", 8),
+    7: ("FOV", 5),
+    8: ("SIMPLE_RADIAL_FISHEYE", 4),
+    9: ("RADIAL_FISHEYE", 5),
+    10: ("THIN_PRISM_FISHEYE", 12),
+    11: ("RAD_TAN_THIN_PRISM_FISHEYE", 16),
+    12: ("SIMPLE_DIVISION", 4),
+    13: ("DIVISION", 5),
+    14: ("SIMPLE_FISHEYE", 3),
+    15: ("FISHEYE", 4),
+    16: ("EUCM", 6),
+    17: ("EQUIRECTANGULAR", 2),
+}
+
+
+# Where a model lies below the folder of a project, in this order.
+PLACES = ("", "sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "dense/sparse", "dense/0/sparse", "0", "model")
+# Bytes of an image's name, and of a line's beginning that is looked at.
+LONGEST_NAME = 4096
 
 
 def colmap_folder(path: str | Path) -> Path | None:
-    """The folder with cameras and images in it: the one given, its sparse/0 or its sparse. None where there is none."""
-    for folder in (Path(path), Path(path) / "sparse" / "0", Path(path) / "sparse"):
-        for suffix in (".bin", ".txt"):
-            if (folder / f"cameras{suffix}").is_file() and (folder / f"images{suffix}").is_file():
-                return folder
+    """The folder with cameras and images in it, of one kind: the one given or one of PLACES below it, else None."""
+    path = Path(path)
+    for place in PLACES:
+        # A folder called colmap may also be a scene of its own; that of nerfstudio's projects has images beside it.
+        if model_suffix(path / place) and (not place.startswith("colmap") or (path / "images").is_dir()):
+            return path / place
     return None
 
 
-def read_colmap(path: str | Path, ignore_distortion: bool = False) -> tuple[Cameras, list[str]]:
-    """A COLMAP model, binary or text, in natural order of the images' names.
+def model_suffix(folder: Path) -> str | None:
+    """.bin where there are both files in binary, .txt where both are text, else None."""
+    for suffix in (".bin", ".txt"):
+        if (folder / f"cameras{suffix}").is_file() and (folder / f"images{suffix}").is_file():
+            return suffix
+    return None
 
-    Camera models without distortion, or whose coefficients are 0; others raise ValueError, with ignore_distortion only
-    those that are no perspective cameras at all (fisheye).
+
+def read_colmap(path: Path, ignore_distortion: bool = False) -> list[View]:
+    """Views of a COLMAP model, binary or text, named as its images.
+
+    Camera models without distortion, or whose coefficients are 0; views of others cannot be used, with
+    ignore_distortion only those that are no perspective cameras at all (fisheye).
     """
     folder = colmap_folder(path)
     if folder is None:
-        raise ValueError(f"{path} holds no COLMAP model (cameras and images, .bin or .txt).")
-    if (folder / "cameras.bin").is_file():
-        cameras, images = colmap_binary(folder)
-    else:
-        cameras, images = colmap_text(folder)
-    poses, intrinsics, sizes, names = [], [], [], []
-    for name, quaternion, translation, number in sorted(images, key=lambda image: natural_order(image[0])):
-        if number not in cameras:
-            raise ValueError(f"{folder}: {name} has camera {number}, which is not among the cameras; export it again.")
-        model, width, height, parameters = cameras[number]
-        what = f"{folder}: camera {number} of {name}"
-        known = {label: (places, count) for label, places, count in COLMAP_MODELS.values()}
-        if model not in known:
-            raise ValueError(f"{what} has the model {model}, which is no pinhole; undistort the images with COLMAP.")
-        places, count = known[model]
-        if len(parameters) != count:
-            raise ValueError(f"{what} has {len(parameters)} parameters where {model} has {count}; export it again.")
-        distortion = {f"parameter {i + 1}": p for i, p in enumerate(parameters) if i not in places}
-        check_distortion(what, distortion, ignore_distortion)
-        w2c = torch.eye(4, dtype=torch.float64)
-        w, x, y, z = quaternion
-        w2c[:3, :3] = quaternion_to_rotation(torch.tensor([x, y, z, w], dtype=torch.float64))
-        w2c[:3, 3] = torch.tensor(translation, dtype=torch.float64)
-        poses.append(inverse(w2c, f"{folder}: the pose of {name}"))
-        intrinsics.append(pinhole(*(parameters[i] for i in places)))
-        sizes.append((height, width))
-        names.append(name)
-    return assemble(str(folder), poses, intrinsics, sizes), names
+        raise ValueError(f"{path} holds no COLMAP model (cameras and images, both .bin or both .txt).")
+    cameras, images = (colmap_binary if model_suffix(folder) == ".bin" else colmap_text)(folder)
+    lenses: dict[int, tuple[Lens, Size] | str] = {}
+    for number, camera in cameras.items():
+        try:
+            lenses[number] = colmap_lens(f"{folder}: camera {number}", camera, ignore_distortion)
+        except ValueError as error:
+            lenses[number] = str(error)
+    quaternions = np.array([image[1] for image in images], dtype=np.float64).reshape(-1, 4)[:, [1, 2, 3, 0]]
+    translations = np.array([image[2] for image in images], dtype=np.float64).reshape(-1, 3)
+    length = np.linalg.norm(quaternions, axis=1)
+    turned = np.isfinite(length) & (length > 1e-9) & np.isfinite(translations).all(axis=1)
+    R = Rotation.from_quat(np.where(turned[:, None], quaternions, [0.0, 0, 0, 1])).as_matrix()
+    c2w = np.tile(np.eye(4), (len(images), 1, 1))
+    c2w[:, :3, :3] = R.transpose(0, 2, 1)
+    c2w[:, :3, 3] = -np.einsum("vji,vj->vi", R, translations)
+    views = []
+    for place, (name, _, _, number) in enumerate(images):
+        lens = lenses.get(
+            number, f"{folder}: {name[:200]} has camera {number}, which is not among the cameras; export it again."
+        )
+        if isinstance(lens, str):
+            views.append(
+                View(name, problem=lens.replace(f"camera {number} has", f"camera {number} of {name[:200]} has", 1))
+            )
+        elif not turned[place]:
+            views.append(
+                View(name, problem=f"{folder}: the pose of {name[:200]} is no rotation and translation; leave it out.")
+            )
+        else:
+            views.append(View(name, c2w[place], lens[0], lens[1]))
+    return views
 
 
 ColmapCamera = tuple[str, int, int, list[float]]
 ColmapImage = tuple[str, tuple[float, ...], tuple[float, ...], int]
 
 
+def colmap_lens(what: str, camera: ColmapCamera, ignore_distortion: bool) -> tuple[Lens, Size]:
+    """ValueError, which `what` begins, for a camera that is no pinhole."""
+    model, width, height, parameters = camera
+    if model not in PINHOLES:
+        raise ValueError(f"{what} has the model {model[:40]}, which is no pinhole; undistort the images with COLMAP.")
+    places, count = PINHOLES[model]
+    if len(parameters) != count:
+        raise ValueError(f"{what} has {len(parameters)} parameters where {model} has {count}; export it again.")
+    distortion = {f"parameter {i + 1}": p for i, p in enumerate(parameters) if i not in places}
+    check_distortion(what, distortion, ignore_distortion)
+    size = side(height, f"{what} has a height that"), side(width, f"{what} has a width that")
+    return pixels(pinhole(*(parameters[i] for i in places))), size
+
+
 def colmap_text(folder: Path) -> tuple[dict[int, ColmapCamera], list[ColmapImage]]:
     """cameras.txt and images.txt: number -> (model, width, height, parameters); (name, quaternion, translation,
-    camera number)."""
+    camera number).
+
+    An image is a line of a number, seven numbers, a camera's number and a name, with or without the line of points
+    that belongs to it.
+    """
     cameras: dict[int, ColmapCamera] = {}
     images: list[ColmapImage] = []
     path, line = folder / "cameras.txt", ""
@@ -91,25 +148,50 @@ def colmap_text(folder: Path) -> tuple[dict[int, ColmapCamera], list[ColmapImage
             number, model, width, height, *parameters = line.split()
             cameras[int(number)] = (model, int(width), int(height), [float(value) for value in parameters])
         path = folder / "images.txt"
-        lines = data_lines(path, every=2)
-        for line in lines:
-            _, *values, number, name = line.split(maxsplit=9)
-            qw, qx, qy, qz, *translation = (float(value) for value in values)
-            tx, ty, tz = translation
-            images.append((name, (qw, qx, qy, qz), (tx, ty, tz), int(number)))
+        expected = True
+        for line in data_lines(path):
+            image = image_of(line)
+            if image is not None:
+                images.append(image)
+            elif expected:
+                raise ValueError
+            # After an image its points may follow, and nothing else.
+            expected = image is None
     except ValueError:
         raise ValueError(f"{path} has a line that cannot be read: {line[:80]!r}; export it again.") from None
     return cameras, images
 
 
-def data_lines(path: Path, every: int = 1) -> Iterator[str]:
-    """Lines with something in them other than a comment; of groups of `every` lines the first, the others unread."""
-    lines = iter(path.read_text(encoding="utf-8", errors="replace").splitlines())
-    for line in lines:
-        if line.strip() and not line.startswith("#"):
-            yield line.strip()
-            for _ in range(every - 1):
-                next(lines, None)
+def image_of(line: str) -> ColmapImage | None:
+    """An image's line; None for a line of points, x, y and a point's number each."""
+    values = line.split(maxsplit=9)
+    if len(values) < 10:
+        return None
+    try:
+        int(values[0])
+        qw, qx, qy, qz, tx, ty, tz = (float(value) for value in values[1:8])
+        camera = int(values[8])
+    except ValueError:
+        return None
+    # Points without decimals are told from an image by their count; names are seldom numbers.
+    rest = values[9].split()
+    if (9 + len(rest)) % 3 == 0 and all(value.lstrip("-").replace(".", "", 1).isdecimal() for value in rest):
+        return None
+    return values[9], (qw, qx, qy, qz), (tx, ty, tz), camera
+
+
+def data_lines(path: Path) -> Iterator[str]:
+    """Lines with something in them other than a comment, of long ones the beginning."""
+    with open(path, "rb") as file:
+        start = True
+        while data := file.readline(LONGEST_NAME):
+            whole, beginning = data.endswith(b"\n"), data.removeprefix(b"\xef\xbb\xbf") if start else data
+            start = False
+            line = beginning.decode("utf-8", "replace").strip()
+            while not whole and (more := file.readline(1 << 16)):
+                whole = more.endswith(b"\n")
+            if line and not line.startswith("#"):
+                yield line
 
 
 def unpack(file: BinaryIO, layout: str) -> tuple:
@@ -121,9 +203,9 @@ def unpack(file: BinaryIO, layout: str) -> tuple:
     return struct.unpack("<" + layout, data)
 
 
-def skip(file: BinaryIO, size: int) -> None:
-    """EOFError where the file ends before."""
-    if file.tell() + size > os.fstat(file.fileno()).st_size:
+def skip(file: BinaryIO, size: int, end: int) -> None:
+    """EOFError where the file, of `end` bytes, ends before."""
+    if file.tell() + size > end:
         raise EOFError
     file.seek(size, os.SEEK_CUR)
 
@@ -137,25 +219,56 @@ def colmap_binary(folder: Path) -> tuple[dict[int, ColmapCamera], list[ColmapIma
         with open(path, "rb") as file:
             for _ in range(unpack(file, "Q")[0]):
                 number, model, width, height = unpack(file, "iiQQ")
-                if model not in COLMAP_MODELS:
+                name, count = PARAMETERS.get(model, ("", 0))
+                if not name:
                     raise ValueError(
-                        f"{path}: camera {number} is of COLMAP's model {model}, which is no pinhole; "
-                        "undistort the images with COLMAP."
+                        f"{path}: camera {number} is of COLMAP's model {model}, which is not known; undistort the "
+                        "images with COLMAP."
                     )
-                name, _, count = COLMAP_MODELS[model]
                 cameras[number] = (name, width, height, list(unpack(file, f"{count}d")))
         path = folder / "images.bin"
-        with open(path, "rb") as file:
-            for _ in range(unpack(file, "Q")[0]):
-                _, *values, number = unpack(file, "i7di")
-                label = b""
-                while (letter := unpack(file, "c")[0]) != b"\0":
-                    label += letter
-                images.append((label.decode("utf-8", "replace"), tuple(values[:4]), tuple(values[4:]), number))
-                skip(file, 24 * unpack(file, "Q")[0])
+        with open(path, "rb", buffering=0) as file:
+            images = binary_images(file, path)
     except EOFError:
         raise ValueError(f"{path} ends before its content does; it is cut short: export it again.") from None
     return cameras, images
+
+
+def binary_images(file: FileIO, path: Path) -> list[ColmapImage]:
+    """Of images.bin; what each sees is passed over. EOFError where the file ends before."""
+    images: list[ColmapImage] = []
+    fixed, count = struct.Struct("<i7di"), struct.Struct("<Q")
+    end = os.fstat(file.fileno()).st_size
+    start = count.size
+    for _ in range(count.unpack(exactly(file, count.size))[0]):
+        file.seek(start)
+        data = file.read(fixed.size + 256)
+        name_end = data.find(b"\0", fixed.size)
+        if name_end < 0:
+            data += file.read(LONGEST_NAME)
+            name_end = data.find(b"\0", fixed.size)
+        if name_end < 0 and len(data) == fixed.size + 256 + LONGEST_NAME:
+            raise ValueError(f"{path} has an image whose name has no end within {LONGEST_NAME} bytes; export it again.")
+        if name_end < 0 or len(data) < fixed.size:
+            raise EOFError
+        _, *values, camera = fixed.unpack_from(data)
+        after = name_end + 1 + count.size
+        if len(data) < after:
+            data += exactly(file, after - len(data))
+        seen = count.unpack_from(data, name_end + 1)[0]
+        start += after + 24 * seen
+        if start > end:
+            raise EOFError
+        name = data[fixed.size : name_end].decode("utf-8", "replace")
+        images.append((name, tuple(values[:4]), tuple(values[4:]), camera))
+    return images
+
+
+def exactly(file: FileIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
 
 
 def read_colmap_points(path: str | Path) -> tuple[Tensor, Tensor]:
@@ -167,11 +280,12 @@ def read_colmap_points(path: str | Path) -> tuple[Tensor, Tensor]:
     if binary.is_file():
         try:
             with open(binary, "rb") as file:
+                end = os.fstat(file.fileno()).st_size
                 for _ in range(unpack(file, "Q")[0]):
                     _, x, y, z, r, g, b, _ = unpack(file, "Q3d3Bd")
                     xyz.append((x, y, z))
                     rgb.append((r, g, b))
-                    skip(file, 8 * unpack(file, "Q")[0])
+                    skip(file, 8 * unpack(file, "Q")[0], end)
         except EOFError:
             raise ValueError(f"{binary} ends before its content does; it is cut short: export it again.") from None
     elif text.is_file():
@@ -215,8 +329,8 @@ def write_colmap(
     # but for the place.
     sights: list[list[tuple[float, float, int]]] = [[] for _ in images]
     tracks: list[list[tuple[int, int]]] = [[] for _ in points]
-    for view, (indices, pixels) in enumerate(observations or []):
-        for place, (index, (x, y)) in enumerate(zip(indices.tolist(), pixels.tolist(), strict=True)):
+    for view, (indices, places) in enumerate(observations or []):
+        for place, (index, (x, y)) in enumerate(zip(indices.tolist(), places.tolist(), strict=True)):
             sights[view].append((x, y, index + 1))
             tracks[index].append((view + 1, place))
     files: dict[str, bytes] = {}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from ..cameras import Cameras
 from ..cameras.conventions import OPENGL, PRINCIPAL_RANGE
 from ..cameras.rotations import quaternion_to_rotation, rotation_to_quaternion
 from .images import PATCH
-from .parsing import assemble, inverse, number, pinhole, pose, without_skew
+from .parsing import FLIP, assemble, inverse, matrix, number, pinhole, without_skew
 
 # The core's 3D nodes take this vertical field of view where a camera has none.
 LOAD3D_FOV = 35.0
@@ -41,12 +42,15 @@ def read_load3d(
         if str(info.get("cameraType", "perspective")).lower().startswith("ortho"):
             raise ValueError(f"{what} is orthographic; switch the 3D view to a perspective camera.")
         position = vector(info, "position", what)
-        matrix = torch.eye(4, dtype=torch.float64)
+        pose = np.eye(4)
         if info.get("quaternion"):
-            matrix[:3, :3] = quaternion_to_rotation(vector(info, "quaternion", what, "xyzw"))
+            turn = vector(info, "quaternion", what, "xyzw")
+            if not 1e-9 < turn.norm() < 1e9:
+                raise ValueError(f"{what} has a quaternion of length {turn.norm():.3g}; give one of length 1.")
+            pose[:3, :3] = quaternion_to_rotation(turn).numpy()
         else:
-            matrix[:3, :3] = upright(position, vector(info, "target", what), what)
-        matrix[:3, 3] = position
+            pose[:3, :3] = upright(position, vector(info, "target", what), what).numpy()
+        pose[:3, 3] = position.numpy()
         fov = number(info.get("fov") or LOAD3D_FOV, f"The fov of {what}")
         if not 1e-6 < fov < 180:
             raise ValueError(f"{what} has a field of view of {fov} degrees; give one between 0 and 180.")
@@ -54,9 +58,9 @@ def read_load3d(
         fx = fy * number(info.get("pixel_aspect", 1), f"The pixel_aspect of {what}")
         middle = vector({"principal_point": {"x": 0.5, "y": 0.5}, **info}, "principal_point", what, "xy").tolist()
         intrinsics.append(pinhole(fx, fy, width * middle[0], height * middle[1]))
-        poses.append(torch.linalg.inv(world.double()) @ matrix @ OPENGL)
+        poses.append(np.linalg.inv(world.double().numpy()) @ pose @ FLIP)
         names.append(f"camera_{view:02d}")
-    return assemble("The list of 3D cameras", poses, intrinsics, [(height, width)] * len(poses)), names
+    return assemble("The list of 3D cameras", poses, intrinsics, height, width), names
 
 
 def vector(info: Mapping[str, Any], key: str, what: str, axes: str = "xyz") -> Tensor:
@@ -135,7 +139,7 @@ def read_da3_geometry(geometry: Mapping[str, Any]) -> tuple[Cameras, list[str]]:
     elif not ((K[:, :2, 2] / (2 * middle) - 0.5).abs() <= 0.5 - PRINCIPAL_RANGE[0]).all():
         raise ValueError(f"{what} has intrinsics of another image size than its depth of {width}x{height}; scale K.")
     c2w = []
-    for view, matrix in enumerate(w2c):
+    for view, extrinsic in enumerate(w2c.numpy()):
         name = f"extrinsic {view} of the DA3_GEOMETRY"
-        c2w.append(inverse(pose(matrix, name), name))
-    return assemble(what, c2w, list(K), [(height, width)] * S), [f"view_{view:02d}" for view in range(S)]
+        c2w.append(inverse(matrix(extrinsic, name), name))
+    return assemble(what, c2w, list(K.numpy()), height, width), [f"view_{view:02d}" for view in range(S)]

@@ -14,18 +14,22 @@ def check_new(path: str | Path) -> None:
         raise FileExistsError(f"{path} exists and is not written over; choose another name, or remove it first.")
 
 
+def plain_name(name: str) -> bool:
+    """Whether every system takes it as the name of a file."""
+    return (
+        name.strip() not in ("", ".", "..")
+        and not set(name) & set('/\\:*?"<>|')
+        and name.isprintable()
+        and len(name) <= 200
+    )
+
+
 def check_names(names: Sequence[str], views: int) -> None:
     """ValueError unless there is a name per view, each its own and a plain file name of up to 200 characters."""
     if len(names) != views:
         raise ValueError(f"There are {len(names)} names for {views} views; give one each.")
     for place, name in enumerate(names):
-        if (
-            name in names[:place]
-            or name.strip() in ("", ".", "..")
-            or set(name) & set('/\\:*?"<>|')
-            or not name.isprintable()
-            or len(name) > 200
-        ):
+        if name in names[:place] or not plain_name(name):
             raise ValueError(
                 f"The view name {name[:40]!r} is given twice or is no plain file name of up to 200 characters; choose "
                 "another."

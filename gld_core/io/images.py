@@ -6,12 +6,17 @@ optical axis passes through its middle has the principal point (W/2, H/2). Under
 the rows of K by (W'/W, H'/H) and a crop subtracts its left and top edge, with no half-pixel terms.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 from .files import atomic
@@ -29,34 +34,123 @@ def write_png(path: str | Path, image: Tensor) -> None:
 
 
 PATCH = 14
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+EXTENSIONS = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif",
+    ".ppm", ".pgm", ".tga", ".jp2",
+)  # fmt: skip
+# Of a picture that is decoded: 13 bytes each.
+MAX_PIXELS = 130_000_000
+EXIF_ORIENTATION = 0x0112
+# EXIF orientations that turn a picture by a quarter.
+QUARTER_TURNS = (5, 6, 7, 8)
 
 
-def read_image(path: str | Path) -> Tensor:
-    """Photograph file -> (3, H, W) float32 in [0, 1].
+class PictureSize(NamedTuple):
+    """Pixels of a picture as it is shown, and the EXIF orientation (1 to 8) that leads there from those stored."""
 
-    The EXIF orientation is applied, transparency is composited over white, grey becomes RGB, 16-bit grey keeps its
-    precision, and of an animation the first frame is read. Raises ValueError naming the file where it cannot be read,
-    FileNotFoundError where there is none.
-    """
-    if not Path(path).is_file():
+    height: int
+    width: int
+    orientation: int
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Height and width without the orientation."""
+        return (self.width, self.height) if self.orientation in QUARTER_TURNS else (self.height, self.width)
+
+
+@contextmanager
+def open_picture(path: str | Path) -> Iterator[Image.Image]:
+    """Pillow's image of a file, not decoded yet. ValueError or FileNotFoundError as `read_image` says."""
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, or no file; put the picture there.")
+    if path.suffix.lower() in (".heic", ".heif"):
+        try:
+            pillow_heif = import_module("pillow_heif")
+        except ImportError:
+            raise ValueError(
+                f"{path} is a HEIC picture; install the package pillow-heif to have those read, or save it as JPEG."
+            ) from None
+        pillow_heif.register_heif_opener()
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):
-                pixels = np.asarray(image, dtype=np.float32)[..., None].repeat(3, axis=2) / 65535
-            elif image.has_transparency_data:
-                rgba = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
-                pixels = rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
-            else:
-                pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+            if file.width * file.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{file.width}x{file.height}")
+            yield file
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"{path} has more than the {MAX_PIXELS // 10**6} megapixels that are read; scale it down, for example to "
+            "4000 pixels across."
+        ) from None
     # A damaged file surfaces as any of a dozen types.
     except Exception as error:
         raise ValueError(
             f"{path} cannot be read as a picture ({error}); save it again as PNG, JPEG or WebP."
         ) from error
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).clamp_(0, 1)
+
+
+def picture_size(path: str | Path) -> PictureSize:
+    """From the head of a picture file, without decoding it. Raises as `read_image` does."""
+    with open_picture(path) as file:
+        orientation = file.getexif().get(EXIF_ORIENTATION, 1)
+        turned = orientation in QUARTER_TURNS
+        height, width = (file.width, file.height) if turned else (file.height, file.width)
+        return PictureSize(height, width, orientation if orientation in range(1, 9) else 1)
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Photograph file -> (3, H, W) float32 in [0, 1], sRGB.
+
+    The EXIF orientation is applied, an embedded colour profile (Display P3, Adobe RGB, CMYK) leads to sRGB,
+    transparency is composited over white, grey becomes RGB, grey of 16 bits or more keeps its precision (`grey_range`),
+    and of an animation the first frame is read. Raises ValueError naming the file where it cannot be read or has more
+    than MAX_PIXELS, FileNotFoundError where there is none.
+    """
+    with open_picture(path) as file:
+        profile = file.info.get("icc_profile")
+        image = ImageOps.exif_transpose(file)
+        if image.mode == "F" or image.mode.startswith("I"):
+            grey = np.asarray(image, dtype=np.float32)
+            # Some versions of Pillow give 16-bit PNG the mode of 32 bits.
+            white = grey_range(grey, "I;16" if file.format == "PNG" else image.mode)
+            grey = np.nan_to_num(grey / white, nan=0.0, posinf=1.0, neginf=0.0)
+            return torch.from_numpy(grey).clamp_(0, 1).expand(3, -1, -1).contiguous()
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        pixels = np.array(to_srgb(image, profile))
+        out = torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div_(255)
+        if alpha is not None:
+            opaque = torch.from_numpy(np.array(alpha)).float() / 255
+            out = out * opaque + (1 - opaque)
+    return out.clamp_(0, 1)
+
+
+def grey_range(grey: np.ndarray, mode: str) -> float:
+    """The value that is white in a grey picture of Pillow's mode I (32 bits), I;16 or F (float).
+
+    16 bits end at 65535. Wider ones say nothing of their range: the first of 1, 255, 65535 and 2^31 - 1 that holds all
+    values; floats up to 16 are light, of which white is 1.
+    """
+    if mode.startswith("I;16"):
+        return 65535.0
+    most = float(np.nanmax(grey, initial=0.0, where=np.isfinite(grey)))
+    steps = ((16.0, 1.0), (255.0, 255.0)) if mode == "F" else ((255.0, 255.0),)
+    return next((white for limit, white in (*steps, (65535.0, 65535.0)) if most <= limit), 2.0**31 - 1)
+
+
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """RGB, led from the embedded profile's colours to sRGB. A profile that cannot be used counts as sRGB, as in
+    browsers."""
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(BytesIO(profile))
+            mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
+            if "srgb" not in ImageCms.getProfileDescription(source).lower():
+                srgb = ImageCms.createProfile("sRGB")
+                intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+                image = ImageCms.profileToProfile(image.convert(mode), source, srgb, intent, outputMode="RGB") or image
+        except (ImageCms.PyCMSError, OSError, KeyError):
+            pass
+    return image.convert("RGB")
 
 
 def fitting_size(height: int, width: int, long_side: int = 504) -> tuple[int, int]:
@@ -69,24 +163,34 @@ def fitting_size(height: int, width: int, long_side: int = 504) -> tuple[int, in
     return (long_side, short) if height > width else (short, long_side)
 
 
-def fit(image: Tensor, K: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Resize, then crop around the principal point: (3, H, W), (3, 3) -> (3, height, width), (3, 3).
+class Fit(NamedTuple):
+    """How a picture becomes one of height x width: resized to rows x columns, then cropped at top, left."""
 
-    1. Resize (bicubic, antialiased) by s = max(width/W, height/H), to (round(s*H), round(s*W)), the smallest size that
-       covers the wanted one; the rows of K are multiplied by the exact ratios of the sizes.
+    height: int
+    width: int
+    rows: int
+    columns: int
+    top: int
+    left: int
+
+    def apply(self, image: Tensor) -> Tensor:
+        """(3, H, W) -> (3, height, width), bicubic and antialiased."""
+        if image.shape[-2:] != (self.rows, self.columns):
+            size = (self.rows, self.columns)
+            image = F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+        return image[:, self.top : self.top + self.height, self.left : self.left + self.width].contiguous()
+
+
+def fit_camera(K: Tensor, H: int, W: int, height: int, width: int) -> tuple[Fit, Tensor]:
+    """K (3, 3) of a H x W picture -> how `fit` makes it one of height x width, and the K of the result.
+
+    1. Resize by s = max(width/W, height/H), to (round(s*H), round(s*W)), the smallest size that covers the wanted one;
+       the rows of K are multiplied by the exact ratios of the sizes.
     2. Crop the window of (height, width) whose middle is the whole pixel step nearest to the principal point, moved
        inward where it would leave the image; its left and top edge are subtracted from (cx, cy).
-
-    K is in pixels of the image it comes with (convention at the top of this module) and is returned in pixels of the
-    result. Raises ValueError where height or width is not a positive multiple of 14.
     """
-    if height < PATCH or width < PATCH or height % PATCH or width % PATCH:
-        raise ValueError(f"The size must be positive multiples of {PATCH}, not {width} x {height} (width x height).")
-    H, W = image.shape[-2:]
     scale = max(width / W, height / H)
     rows, columns = max(height, round(scale * H)), max(width, round(scale * W))
-    if (rows, columns) != (H, W):
-        image = F.interpolate(image[None], (rows, columns), mode="bicubic", antialias=True)[0].clamp(0, 1)
     K = K.clone()
     K[0] *= columns / W
     K[1] *= rows / H
@@ -94,4 +198,16 @@ def fit(image: Tensor, K: Tensor, height: int, width: int) -> tuple[Tensor, Tens
     top = min(max(round(K[1, 2].item() - height / 2), 0), rows - height)
     K[0, 2] -= left
     K[1, 2] -= top
-    return image[:, top : top + height, left : left + width].contiguous(), K
+    return Fit(height, width, rows, columns, top, left), K
+
+
+def fit(image: Tensor, K: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Resize, then crop around the principal point (`fit_camera`): (3, H, W), (3, 3) -> (3, height, width), (3, 3).
+
+    K is in pixels of the image it comes with (convention at the top of this module) and is returned in pixels of the
+    result. Raises ValueError where height or width is not a positive multiple of 14.
+    """
+    if height < PATCH or width < PATCH or height % PATCH or width % PATCH:
+        raise ValueError(f"The size must be positive multiples of {PATCH}, not {width} x {height} (width x height).")
+    how, K = fit_camera(K, image.shape[-2], image.shape[-1], height, width)
+    return how.apply(image), K

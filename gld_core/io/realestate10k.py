@@ -4,31 +4,38 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cameras import Cameras
-from .parsing import assemble, inverse, pinhole, pose
+from .parsing import Finish, collect, inverse, matrix, pinhole, text_lines
+from .scenes import View
 
 
-def read_realestate10k(path: str | Path, height: int, width: int) -> tuple[Cameras, list[str]]:
-    """A RealEstate10K camera file for images of height x width; names are the frames' timestamps (microseconds).
+def read_realestate10k(path: Path) -> list[View]:
+    """A RealEstate10K camera file; views are named by the frames' timestamps (microseconds).
 
-    After a first line with the video's address, each line: timestamp, fx, fy, cx, cy as shares of width and height,
-    two zeros, and world-to-camera 3x4. https://google.github.io/realestate10k/download.html
+    After a first line with the video's address, which may be missing, each line: timestamp, fx, fy, cx, cy as shares
+    of width and height, two zeros, and world-to-camera 3x4. https://google.github.io/realestate10k/download.html
     """
-    path = Path(path)
-    poses, intrinsics, names = [], [], []
-    for place, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    rows = []
+    for place, line in enumerate(text_lines(path), 1):
         values = line.split()
         if not values or (place == 1 and len(values) == 1):
             continue
+        label = f"{path}, line {place},"
         try:
-            timestamp, *rest = values
-            fx, fy, cx, cy, _, _, *w2c = (float(value) for value in rest)
-            matrix = pose(np.reshape(w2c, (3, 4)), f"line {place}")
+            numbers = [float(value) for value in values[1:]]
+            if len(numbers) != 18:
+                raise ValueError
         except ValueError:
             raise ValueError(
-                f"{path}, line {place}, is not a timestamp and 18 numbers; it is no RealEstate10K camera file."
+                f"{label} is not a timestamp and 18 numbers; it is no RealEstate10K camera file."
             ) from None
-        poses.append(inverse(matrix, f"{path}: the pose in line {place}"))
-        intrinsics.append(pinhole(fx * width, fy * height, cx * width, cy * height))
-        names.append(timestamp)
-    return assemble(str(path), poses, intrinsics, [(height, width)] * len(poses)), names
+        rows.append((values[0], label, numbers))
+    return collect(rows, view_of)
+
+
+def view_of(timestamp: str, label: str, numbers: list[float]) -> tuple[View, np.ndarray, Finish]:
+    share = pinhole(*numbers[:4])
+
+    def lens(height: int, width: int) -> np.ndarray:
+        return share * [[width], [height], [1]]
+
+    return View(timestamp, lens=lens), matrix(numbers[6:], label), lambda w2c: inverse(w2c, f"The pose of {label}")

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from ..autoencoder import Autoencoder
 from ..cameras import Cameras
-from ..io.cameras import read_cameras
-from ..io.colmap import colmap_folder
-from ..io.files import atomic, natural_order
-from ..io.images import EXTENSIONS, PATCH, fit, read_image
-from ..io.posed_folders import read_camera
+from ..io.cameras import read_scene
+from ..io.files import atomic
+from ..io.images import PATCH
+from ..io.scenes import Scene
 from ..pipeline import GLD
 from ..synthetic.rooms import read_room
 from .objectives import Latents, encode
@@ -210,71 +209,45 @@ MAX_INTERVAL = 20
 
 
 class Photographs:
-    """Scenes of photographs: folders in any format that `read_cameras` takes, and RealEstate10K, where a .txt file has
-    its frames in a folder of the same name. Pictures are read when they are needed.
+    """Scenes of posed photographs in any format of `io.cameras.read_scene`; pictures are read when they are needed.
 
-    A frame whose camera cannot be read or stands more than MAX_TRANSLATION away from the middle of the others, and a
+    A frame whose camera cannot be used or stands more than MAX_TRANSLATION away from the middle of the others, and a
     scene with fewer than `least` frames, are left out and counted in `skipped`, with the first reason. Pictures are
     fitted (`images.fit`) to `long_side` and the nearest of ASPECTS.
     """
 
     def __init__(self, paths: Sequence[Path], long_side: int = 504, least: int = 8):
-        self.scenes: list[tuple[list[Path], Cameras, tuple[int, int]]] = []
+        self.scenes: list[tuple[Scene, list[int], tuple[int, int]]] = []
         self.skipped = {"frames": 0, "scenes": 0}
         self.reason = ""
         for path in paths:
             try:
-                files, cameras = self.frames(path)
+                scene = read_scene(path, long_side)
+                usable = scene.all()
+                height, width = scene.lens_of(usable[0])[1]
             except (ValueError, OSError) as error:
                 self.leave_out("scenes", 1, str(error))
                 continue
-            centres = cameras.c2w[:, :3, 3]
-            near = ((centres - centres.median(dim=0).values).norm(dim=1) <= MAX_TRANSLATION).tolist()
-            kept = [i for i, good in enumerate(near) if good and files[i].is_file()]
+            self.leave_out("frames", len(scene) - len(usable), scene.left_out())
+            centres = scene.centres(usable)
+            near = np.linalg.norm(centres - np.median(centres, axis=0), axis=1) <= MAX_TRANSLATION
+            kept = [view for view, good in zip(usable, near, strict=True) if good and scene.views[view].picture]
             self.leave_out(
-                "frames", len(files) - len(kept), f"{path} has frames without a picture or far from the rest"
+                "frames", len(usable) - len(kept), f"{path} has frames without a picture or far from the rest"
             )
             if len(kept) < least:
                 self.leave_out("scenes", 1, f"{path} has {len(kept)} frames of {least}")
                 continue
-            aspect = min(cameras.height, cameras.width) / max(cameras.height, cameras.width)
+            aspect = min(height, width) / max(height, width)
             short = max(1, round(long_side * min(ASPECTS, key=lambda value: abs(value - aspect)) / PATCH)) * PATCH
-            size = (long_side, short) if cameras.height > cameras.width else (short, long_side)
-            self.scenes.append(([files[i] for i in kept], cameras[kept], size))
+            size = (long_side, short) if height > width else (short, long_side)
+            self.scenes.append((scene, kept, size))
         if not self.scenes:
             raise ValueError(f"None of {len(paths)} scenes can be trained on: {self.reason}.")
 
     def leave_out(self, what: str, count: int, reason: str) -> None:
         self.skipped[what] += count
         self.reason = self.reason or (reason if count else "")
-
-    def frames(self, path: Path) -> tuple[list[Path], Cameras]:
-        """The picture files of a scene, and their cameras."""
-        if path.suffix == ".txt":
-            pictures = {file.stem: file for file in path.with_suffix("").iterdir()}
-            first = read_image(min(pictures.values()))
-            cameras, names = read_cameras(path, *first.shape[1:])
-            return [pictures.get(name, path.with_suffix("") / name) for name in names], cameras
-        if colmap_folder(path) or (path / "transforms.json").is_file():
-            cameras, names = read_cameras(path)
-            folder = path / "images" if colmap_folder(path) and (path / "images").is_dir() else path
-            return [folder / name for name in names], cameras
-        pictures = {file.stem: file for file in path.iterdir() if file.suffix.lower() in EXTENSIONS}
-        files, poses, intrinsics = [], [], []
-        for name in sorted(pictures, key=natural_order):
-            try:
-                pose, K = read_camera(path / f"{name}.npz")
-            except ValueError as error:
-                self.leave_out("frames", 1, str(error))
-                continue
-            files.append(pictures[name])
-            poses.append(pose)
-            intrinsics.append(K)
-        if not files:
-            raise ValueError(f"{path} has no posed pictures")
-        cameras = Cameras(torch.stack(poses), torch.stack(intrinsics), *read_image(files[0]).shape[1:])
-        cameras.check()
-        return files, cameras
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -283,22 +256,12 @@ class Photographs:
         return [size for _, _, size in self.scenes]
 
     def read(self, index: int, views: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None, Cameras]:
-        files, cameras, (height, width) = self.scenes[index]
-        interval = int(rng.integers(1, min(MAX_INTERVAL, (len(files) - 1) // max(views - 1, 1)) + 1))
-        first = int(rng.integers(len(files) - interval * (views - 1)))
-        chosen = (first + interval * rng.permutation(views)).tolist()
-        fitted = [fit(read_image(files[i]), cameras.K[i], height, width) for i in chosen]
-        K = torch.stack([K for _, K in fitted])
-        return torch.stack([image for image, _ in fitted]), None, Cameras(cameras.c2w[chosen], K, height, width)
+        scene, kept, size = self.scenes[index]
+        interval = int(rng.integers(1, min(MAX_INTERVAL, (len(kept) - 1) // max(views - 1, 1)) + 1))
+        first = int(rng.integers(len(kept) - interval * (views - 1)))
+        chosen = [kept[place] for place in (first + interval * rng.permutation(views)).tolist()]
+        images, cameras = scene.load(chosen, [], size=size)
+        return images, None, cameras
 
     def latents(self, indices: Sequence[int]) -> None:
         return None
-
-
-def find_scenes(folder: Path) -> list[Path]:
-    """The folder itself if it is a scene, else the folders and files in it that may be scenes."""
-    if colmap_folder(folder) or (folder / "transforms.json").is_file() or any(folder.glob("*.npz")):
-        return [folder]
-    texts = {path.with_suffix("") for path in folder.glob("*.txt")}
-    scenes = [path for path in folder.iterdir() if path.is_dir() and path not in texts]
-    return sorted([*scenes, *folder.glob("*.txt")])

@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from gld_core.__main__ import main
-from gld_core.io.posed_folders import read_scene, write_scene
+from gld_core.io.cameras import read_scene
+from gld_core.io.posed_folders import write_scene
 from gld_core.synthetic.random_models import write_random_models
 from gld_core.synthetic.render import render_scene
 from gld_core.training.stages import STAGES
@@ -141,7 +142,7 @@ def test_the_random_bundle_has_the_names_and_ranks_of_the_released_files(shared,
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"scene": "nowhere"}, "nowhere is not a folder"),
+        ({"scene": "nowhere"}, "nowhere does not exist"),
         ({"--models": "nowhere"}, "nowhere"),
         ({"--size": "100"}, "multiple of 14"),
         ({"--sources": "0,9"}, "no source view 9; the scene has views 0 to 4"),

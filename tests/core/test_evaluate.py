@@ -345,8 +345,8 @@ def test_an_interruption_keeps_the_scenes_that_were_done(random_models, tmp_path
         (["--rooms", "1", "--window", "4"], "window of 4 views"),
         (["--rooms", "1", "--lpips", "scene"], f"lacks {VGG_FILE}"),
         (["--rooms", "1", "--steps", "0"], "--steps is 0"),
-        (["nowhere"], "nowhere is not a folder"),
-        (["empty"], "hold no .npz cameras"),
+        (["nowhere"], "nowhere does not exist"),
+        (["empty"], "hold no cameras that can be read"),
         (["scene"], "frame_00002 has a camera but no picture"),
     ],
 )

@@ -12,12 +12,11 @@ import pytest
 import torch
 
 from gld_core.cameras import Cameras
-from gld_core.io.cameras import read_cameras
-from gld_core.io.colmap import read_colmap, read_colmap_points, write_colmap
+from gld_core.io.cameras import read_cameras, read_scene
+from gld_core.io.colmap import read_colmap_points, write_colmap
 from gld_core.io.comfyui import read_da3_geometry, read_load3d, to_load3d
 from gld_core.io.matrices import parse_matrices
-from gld_core.io.nerfstudio import read_transforms, write_transforms
-from gld_core.io.realestate10k import read_realestate10k
+from gld_core.io.nerfstudio import write_transforms
 
 CUBE = Path(__file__).parent / "data" / "cube"
 TRUTH = json.loads((CUBE / "cube.json").read_text(encoding="utf-8"))
@@ -70,9 +69,12 @@ def write_json(path: Path, content) -> Path:
 
 def frames(c2w=C2W, **extra):
     return [
-        {"file_path": f"images/{name}", "transform_matrix": (pose @ FLIP).tolist(), **extra}
+        {"file_path": f"images/{name}", "transform_matrix": (pose @ FLIP).tolist()} | extra
         for name, pose in zip(NAMES, c2w, strict=True)
     ]
+
+
+NARROW = frames(w=50, cx=25, file_path="images/photo_11.jpg")[0]
 
 
 def intrinsics(view):
@@ -103,11 +105,11 @@ def test_transforms_of_nerfstudio_have_opengl_axes_and_intrinsics_per_frame(tmp_
 
 def test_transforms_take_intrinsics_from_the_file_where_frames_have_none(tmp_path):
     content = {"w": WIDTH, "h": HEIGHT, "k1": 0.0, **intrinsics(2), "frames": frames()[2:3]}
-    cameras, _ = read_transforms(write_json(tmp_path / "transforms.json", content))
+    cameras, _ = read_cameras(write_json(tmp_path / "transforms.json", content))
     assert reprojection_error(cameras, shown=NAMES[2:3]) < 0.01
     angle = 2 * np.arctan(WIDTH / 2 / 80)
     content = {"w": WIDTH, "h": HEIGHT, "camera_angle_x": angle, "frames": frames()}
-    K = read_transforms(write_json(tmp_path / "transforms.json", content))[0].K[0]
+    K = read_cameras(write_json(tmp_path / "transforms.json", content))[0].K[0]
     assert torch.allclose(K, torch.tensor([[80.0, 0, 49], [0, 80, 35], [0, 0, 1]]))
 
 
@@ -116,7 +118,7 @@ def test_the_applied_transform_of_nerfstudio_is_undone(tmp_path):
     moved = np.r_[applied, [[0, 0, 0, 1]]] @ C2W
     content = {"w": WIDTH, "h": HEIGHT, "applied_transform": applied.tolist()}
     content["frames"] = [frame | intrinsics(i) for i, frame in enumerate(frames(moved))]
-    assert reprojection_error(read_transforms(write_json(tmp_path / "transforms.json", content))[0]) < 0.01
+    assert reprojection_error(read_cameras(write_json(tmp_path / "transforms.json", content))[0]) < 0.01
 
 
 def test_realestate10k_has_intrinsics_as_shares_and_world_to_camera(tmp_path):
@@ -222,7 +224,7 @@ def through_transforms(cameras, folder):
 
 def through_colmap(cameras, folder, binary):
     write_colmap(folder, cameras, [f"{i:02d} a.png" for i in range(len(cameras))], binary=binary)
-    back, names = read_colmap(folder)
+    back, names = read_cameras(folder)
     assert names == [f"{i:02d} a.png" for i in range(len(cameras))]
     return back
 
@@ -256,7 +258,7 @@ def test_points_written_to_a_colmap_model_are_read_back(cameras, tmp_path):
 def colmap_with(folder, camera="1 PINHOLE 98 70 80 80 49 35", image="1 1 0 0 0 0 0 0 1 a.jpg"):
     (folder / "cameras.txt").write_text(camera + "\n", encoding="utf-8")
     (folder / "images.txt").write_text(image + "\n\n", encoding="utf-8")
-    return read_colmap(folder)
+    return read_cameras(folder)
 
 
 @pytest.mark.parametrize(
@@ -264,33 +266,47 @@ def colmap_with(folder, camera="1 PINHOLE 98 70 80 80 49 35", image="1 1 0 0 0 0
     [
         (lambda f: read_cameras(f / "gone"), "gone does not exist"),
         (lambda f: read_cameras(f), "has 0 views"),
-        (lambda f: read_colmap(f), "holds no COLMAP model"),
+        (lambda f: read_scene(f), "neither pictures nor cameras"),
         (lambda f: colmap_with(f, "1 SIMPLE_RADIAL 98 70 80 49 35 0.02"), r"parameter 4 = 0.02.*undistort"),
         (lambda f: colmap_with(f, "1 OPENCV_FISHEYE 98 70 80 80 49 35 0 0 0 0"), "OPENCV_FISHEYE, which is no pinhole"),
         (lambda f: colmap_with(f, "1 PINHOLE 98 70 80 80 49"), "3 parameters where PINHOLE has 4"),
         (lambda f: colmap_with(f, "1 PINHOLE ninety"), "cameras.txt has a line that cannot be read"),
         (lambda f: colmap_with(f, image="1 1 0 0 0 0 0 0 7 a.jpg"), "a.jpg has camera 7, which is not"),
-        (lambda f: colmap_with(f, "1 PINHOLE 49 35 80 80 49 35"), "view 0 has its principal point.*another image size"),
-        (lambda f: read_transforms(write_json(f / "t.json", {"frames": frames()})), "no image size"),
+        (lambda f: colmap_with(f, "1 PINHOLE 49 35 80 80 49 35"), "a.jpg has its principal point.*another image size"),
         (
-            lambda f: read_transforms(write_json(f / "t.json", {"w": 98, "h": 70, "frames": frames()})),
+            lambda f: read_cameras(write_json(f / "t.json", {"fl_x": 80, "frames": frames()})),
+            "photo_1.jpg has no image size and no picture",
+        ),
+        (
+            lambda f: read_cameras(write_json(f / "t.json", {"w": 98, "h": 70, "frames": frames()})),
             "no focal length",
         ),
         (
-            lambda f: read_transforms(
+            lambda f: read_cameras(
                 write_json(f / "t.json", {"w": 98, "h": 70, "fl_x": 80, "k1": 0.1, "frames": frames()})
             ),
             r"photo_1.jpg has lens distortion \(k1 = 0.1\)",
         ),
         (
-            lambda f: read_transforms(
-                write_json(f / "t.json", {"w": 98, "h": 70, "fl_x": 80, "frames": [*frames(), frames(w=50)[0]]})
+            lambda f: read_cameras(
+                write_json(
+                    f / "t.json",
+                    {
+                        "w": 98,
+                        "h": 70,
+                        "fl_x": 80,
+                        "frames": [*frames(), frames(w=50, cx=25, file_path="images/photo_11.jpg")[0]],
+                    },
+                )
             ),
-            r"images of 98x70 \(view 0\) and of 50x70 \(view 4\)",
+            r"images of 98x70 \(.*photo_1.jpg\) and of 50x70 \(.*photo_11.jpg\); choose views of one size",
         ),
         (lambda f: read_cameras(write_json(f / "t.json", [1])), "holds no cameras; give an object with 'c2w' or 'w2c'"),
-        (lambda f: parse_matrices({"c2w": [[1, 2]], "K": [], "width": 9, "height": 9}), "c2w 0 has shape"),
-        (lambda f: parse_matrices({"c2w": C2W.tolist(), "K": K.tolist()}), "does not say how large"),
+        (lambda f: parse_matrices({"c2w": [[1, 2]], "K": K[0].tolist(), "width": 9, "height": 9}), "c2w 0 has shape"),
+        (
+            lambda f: parse_matrices({"c2w": C2W.tolist(), "K": K.tolist()}),
+            "no image size and no picture",
+        ),
         (
             lambda f: parse_matrices({"c2w": C2W.tolist(), "K": K[:2].tolist()}, 70, 98),
             "one 3x3 matrix in pixels, or a list of 4",
@@ -315,7 +331,7 @@ def test_a_cut_binary_model_is_named(tmp_path):
         (tmp_path / name).write_bytes((CUBE / "binary" / name).read_bytes())
     (tmp_path / "images.bin").write_bytes((CUBE / "binary" / "images.bin").read_bytes()[:9000])
     with pytest.raises(ValueError, match=r"images.bin ends before its content does"):
-        read_colmap(tmp_path)
+        read_cameras(tmp_path)
 
 
 def test_distortion_can_be_ignored(tmp_path):
@@ -337,4 +353,4 @@ def test_realestate10k_names_the_line_it_cannot_read(tmp_path):
         "https://x\n1 0.5 0.5 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0\n2 0.5\n", encoding="utf-8"
     )
     with pytest.raises(ValueError, match="line 3, is not a timestamp and 18 numbers"):
-        read_realestate10k(tmp_path / "a.txt", 70, 98)
+        read_cameras(tmp_path / "a.txt", 70, 98)

@@ -13,6 +13,7 @@ import gld_core
 from gld_core import Cameras, checkpoints
 from gld_core.autoencoder import Autoencoder, Views
 from gld_core.conditioning import conditions
+from gld_core.io.cameras import find_scenes
 from gld_core.io.colmap import write_colmap
 from gld_core.io.images import read_image, write_png
 from gld_core.io.nerfstudio import write_transforms
@@ -21,7 +22,7 @@ from gld_core.networks.dit import MultiViewDiT, PRoPE, merge_pair_embedders
 from gld_core.pipeline import load_autoencoder
 from gld_core.synthetic.rooms import write_room
 from gld_core.training import loop, stages
-from gld_core.training.data import Features, Photographs, Rooms, find_scenes
+from gld_core.training.data import Features, Photographs, Rooms
 from gld_core.training.grow import Widening, widen_diffusion
 from gld_core.training.objectives import DecoderObjective, FlowObjective, latents
 
@@ -318,13 +319,12 @@ def test_scenes_of_every_format_are_read_and_bad_frames_counted(tmp_path):
     (tmp_path / "empty").mkdir()
 
     scenes = find_scenes(tmp_path)
-    assert [path.name for path in scenes] == ["colmap", "empty", "far", "nerf", "posed", "video.txt"]
+    assert [path.name for path in scenes] == ["colmap", "far", "nerf", "posed", "video.txt"]
     data = Photographs(scenes, long_side=42, least=4)
-    assert data.skipped == {"frames": 2, "scenes": 1}
+    assert data.skipped == {"frames": 2, "scenes": 0}
     assert data.sizes() == [(28, 42)] * 5
     for index, kept in enumerate((9, 7, 9, 9, 9)):
-        files, found, _ = data.scenes[index]
-        assert len(files) == kept
+        assert len(data.scenes[index][1]) == kept
         read, depth, chosen = data.read(index, 3, np.random.default_rng(1))
         assert depth is None and read.shape == (3, 3, 28, 42)
         for image, centre in zip(read, chosen.c2w[:, 0, 3], strict=True):

@@ -14,10 +14,10 @@ from PIL import Image
 from gld_core.cameras import Cameras, motions
 from gld_core.geometry import coverage
 from gld_core.geometry.depth_maps import PosedDepth, usable
-from gld_core.io.cameras import read_cameras
+from gld_core.io.cameras import read_cameras, read_scene
 from gld_core.io.images import fit, write_png
 from gld_core.io.matrices import parse_matrices
-from gld_core.io.posed_folders import choose_views, read_scene
+from gld_core.io.scenes import choose_views
 
 CUBE = Path(__file__).resolve().parents[1] / "core" / "data" / "cube"
 
@@ -102,7 +102,7 @@ def same(found: Cameras, meant: Cameras, tolerance: float = 1e-6) -> bool:
 @pytest.fixture
 def photographs(server, scene):
     """Two photographs of 150x100 in the input folder; (2, 3, 100, 150)."""
-    images = torch.stack([read_scene(scene, 84).images[view] for view in (0, 3)])
+    images = read_scene(scene, 84).photographs([0, 3])
     images = torch.nn.functional.interpolate(images, (100, 150), mode="bilinear")
     for number, image in enumerate(images):
         write_png(server.base / "input" / f"photo{number}.png", image)

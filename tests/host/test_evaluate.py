@@ -6,7 +6,7 @@ import pytest
 
 from gld_core.evaluation.metrics import psnr, ssim
 from gld_core.evaluation.report import pose_row
-from gld_core.io.posed_folders import read_scene
+from gld_core.io.cameras import read_scene
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from gld_core.io.posed_folders import read_scene, write_scene
+from gld_core.io.cameras import read_scene
+from gld_core.io.posed_folders import write_scene
 from gld_core.synthetic.render import render_scene
 
 PROMPTS = 50

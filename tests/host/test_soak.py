@@ -14,7 +14,8 @@ import pytest
 from safetensors.torch import load_file
 
 from gld_core.cameras import motions
-from gld_core.io.posed_folders import read_scene, write_scene
+from gld_core.io.cameras import read_scene
+from gld_core.io.posed_folders import write_scene
 from gld_core.synthetic.render import render_scene
 
 PROMPTS = int(os.environ.get("GLD_SOAK_PROMPTS", 40))

@@ -10,7 +10,7 @@ from PIL import Image
 from gld_core import windows
 from gld_core.cameras import motions
 from gld_core.flow import Sampling
-from gld_core.io.posed_folders import read_scene
+from gld_core.io.cameras import read_scene
 
 PLAN = {"window": 6, "overlap": 1, "closed": False}
 
