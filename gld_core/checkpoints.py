@@ -30,6 +30,8 @@ from .networks.layers import attention
 from .networks.rgb_decoder import RGBDecoder
 
 NANO = Path(__file__).parent / "nano"
+# What the small model is made for: network evaluations, and pixels of the longer image side.
+NANO_STEPS, NANO_SIZE = 4, 126
 Network = TypeVar("Network", bound=nn.Module)
 log = logging.getLogger(__name__)
 # Relative paths without suffix: the release has .pt (.safetensors for the backbones), a converted folder .safetensors.

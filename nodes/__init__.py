@@ -23,10 +23,13 @@ class GLDExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes: list[type[io.ComfyNode]] = [
+            load.GLDLoad,
+            sample.GLDSample,
             load.GLDLoadBackbone,
             load.GLDLoadDiffusionModel,
             cameras.GLDLoadScene,
             cameras.GLDEstimateCameras,
+            cameras.GLDMoveCamera,
             cameras.GLDSetCameras,
             camera_preview.GLDPreviewCameras,
             camera_files.GLDLoadCameras,

@@ -21,7 +21,7 @@ from ..gld_core.io.scenes import Given, Scene, scene_of
 from . import host
 from .host.folders import check_prefix, in_input_folder, input_path, output_path, stamp
 from .host.inputs import check_choice, problem
-from .sockets import LONG_SIDE_TOOLTIP, DA3Geometry, GLDCameras, indices
+from .sockets import DA3Geometry, GLDCameras, indices
 
 FORMATS = ("transforms.json", "COLMAP binary", "COLMAP text")
 EXAMPLE = """{"width": 504, "height": 336,
@@ -142,7 +142,9 @@ class GLDLoadCameras(io.ComfyNode):
                     min=0,
                     max=2016,
                     step=14,
-                    tooltip=LONG_SIDE_TOOLTIP + " 0 leaves cameras and photographs unchanged.",
+                    tooltip="Length of the longer image side in pixels after resizing. The shorter side becomes the "
+                    "nearest multiple of 14. The models were trained at 504. 0 leaves cameras and "
+                    "photographs unchanged.",
                 ),
                 io.Image.Input(
                     "images",

@@ -17,15 +17,16 @@ from ..gld_core.io.cameras import files_in, find_folders, read_scene
 from ..gld_core.io.comfyui import preview_world, read_load3d
 from ..gld_core.io.images import fit, fitting_size
 from . import host
+from .host.families import FAMILIES
 from .host.folders import input_path, stamp
 from .host.inputs import check_choice, problem
 from .sockets import (
-    LONG_SIDE_TOOLTIP,
     DA3Geometry,
     GLDBackbone,
     GLDCameras,
     da3_geometry,
     indices,
+    long_side_input,
     sources_geometry,
 )
 
@@ -65,7 +66,8 @@ class GLDLoadScene(io.ComfyNode):
                 io.Combo.Input(
                     "scene",
                     options=[*scene_folders(), *samples()],
-                    tooltip="A folder in ComfyUI/input, or a sample that comes with this plugin.",
+                    tooltip="A folder in ComfyUI/input whose pictures have .npz cameras, or a sample that comes with "
+                    "this plugin. Photographs without cameras are not listed: use Load Image and Estimate GLD Cameras.",
                 ),
                 io.String.Input(
                     "sources",
@@ -78,7 +80,12 @@ class GLDLoadScene(io.ComfyNode):
                     default="",
                     tooltip="Target views to generate, as view numbers such as '3-5, 7'. If empty: all other views.",
                 ),
-                io.Int.Input("long_side", default=504, min=56, max=2016, step=14, tooltip=LONG_SIDE_TOOLTIP),
+                long_side_input(),
+                GLDBackbone.Input(
+                    "backbone",
+                    optional=True,
+                    tooltip="The backbone of Load GLD, whose size long_side 0 means. If not connected: 504 pixels.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The source photographs."),
@@ -100,8 +107,9 @@ class GLDLoadScene(io.ComfyNode):
         return stamp([file for name in scenes for file in files_in(Path(scene_path(name)))])
 
     @classmethod
-    def execute(cls, scene, sources, targets, long_side):
-        loaded = read_scene(scene_path(scene), long_side)
+    def execute(cls, scene, sources, targets, long_side, backbone=None):
+        own = FAMILIES["da3"] if backbone is None else backbone.family
+        loaded = read_scene(scene_path(scene), long_side or own.long_side)
         count = sources.strip()
         chosen, wanted = loaded.choose(
             int(count) if count.isdecimal() and len(count) < 6 else indices(sources, "sources"),
@@ -113,6 +121,11 @@ class GLDLoadScene(io.ComfyNode):
         if loaded.left_out():
             host.say(loaded.left_out(), cls.hidden.unique_id)
         return io.NodeOutput(images.movedim(1, -1), cameras)
+
+
+def judged(confidence: float) -> str:
+    """A median depth confidence in a word. 1 is the lowest that the networks give."""
+    return "low" if confidence < 1.2 else "fair" if confidence < 2 else "good"
 
 
 class GLDEstimateCameras(io.ComfyNode):
@@ -128,7 +141,7 @@ class GLDEstimateCameras(io.ComfyNode):
             inputs=[
                 GLDBackbone.Input("backbone", tooltip="The output of Load GLD Backbone."),
                 io.Image.Input("images", tooltip="One to four photographs of one scene, of any size."),
-                io.Int.Input("long_side", default=504, min=56, max=2016, step=14, tooltip=LONG_SIDE_TOOLTIP),
+                long_side_input(),
                 io.Float.Input(
                     "fov",
                     default=0.0,
@@ -150,8 +163,8 @@ class GLDEstimateCameras(io.ComfyNode):
                 ),
                 io.Float.Output(
                     display_name="confidence",
-                    tooltip="Median depth confidence of the least certain photograph. 1 is the lowest value; well-lit "
-                    "scenes with texture reach several times that.",
+                    tooltip="Median depth confidence of the least certain photograph. 1 is the lowest value. Below 1.2 "
+                    "is low, from 2 on it is good.",
                 ),
                 io.String.Output(
                     display_name="report", tooltip="Field of view and confidence of every photograph, as text."
@@ -163,7 +176,7 @@ class GLDEstimateCameras(io.ComfyNode):
     @classmethod
     def execute(cls, backbone, images, long_side, fov):
         H, W = images.shape[1:3]
-        height, width = fitting_size(H, W, long_side)
+        height, width = fitting_size(H, W, long_side or backbone.family.long_side)
         middle = torch.tensor([[1.0, 0, W / 2], [0, 1, H / 2], [0, 0, 1]])
         fitted = torch.stack([fit(image, middle, height, width)[0] for image in images[..., :3].movedim(-1, 1)])
         rows = len(fitted) * backbone.grid(height, width)
@@ -190,7 +203,9 @@ class GLDEstimateCameras(io.ComfyNode):
         for view, (focal, median, share) in enumerate(zip(cameras.K[:, 0, 0].tolist(), medians, shares, strict=True)):
             across = math.degrees(2 * math.atan(width / 2 / focal))
             others = "" if math.isnan(share) else f", {share:.0%} of it confirmed by another photograph"
-            lines.append(f"photograph {view}: {across:.0f} degrees across, confidence {median:.2f}{others}")
+            lines.append(
+                f"photograph {view}: {across:.0f} degrees across, confidence {median:.2f} ({judged(median)}){others}"
+            )
         report = "\n".join(lines)
         host.say(report, cls.hidden.unique_id)
         pictures = fitted.movedim(1, -1).contiguous()
@@ -211,7 +226,8 @@ SETTINGS = {
 }
 
 
-NUMBER = 7
+# What looks good from one photograph; half a turn and more shows what no photograph has seen.
+NUMBER, DEFAULTS = 24, {"orbit": {"degrees": 30.0}}
 
 
 # A motion's settings are optional: one chosen on a subgraph's box comes with the settings of the one chosen inside.
@@ -261,16 +277,20 @@ def closed_input() -> io.Boolean.Input:
     )
 
 
+def motion_settings(name: str) -> dict[str, float]:
+    """Defaults of a motion's own settings."""
+    settings = list(inspect.signature(motions.MOTIONS[name]).parameters.values())[2:]
+    return {setting.name: setting.default for setting in settings} | DEFAULTS.get(name, {})
+
+
 def motion_option(name: str) -> io.DynamicCombo.Option:
     """A motion with its own settings, whose names and defaults are those of its function."""
     settings = []
-    for setting in list(inspect.signature(motions.MOTIONS[name]).parameters.values())[2:]:
-        low, high, step, unit = SETTINGS[setting.name]
+    for setting, default in motion_settings(name).items():
+        low, high, step, unit = SETTINGS[setting]
         tooltip = f"{motions.MOTIONS[name].__doc__} {unit}"
         settings.append(
-            io.Float.Input(
-                setting.name, default=setting.default, min=low, max=high, step=step, optional=True, tooltip=tooltip
-            )
+            io.Float.Input(setting, default=default, min=low, max=high, step=step, optional=True, tooltip=tooltip)
         )
     return io.DynamicCombo.Option(name, [*settings, number_input(), ease_input(), *start_inputs()])
 
@@ -342,7 +362,18 @@ class GLDSetCameras(io.ComfyNode):
             category="GLD",
             description="Adds target cameras after the cameras of the sources: along a camera path or from another "
             "list. Distances are relative to the depth of the scene.",
-            search_aliases=["camera path", "trajectory", "viewpoint", "orbit", "dolly", "pan", "zoom", "keyframes"],
+            search_aliases=[
+                "camera path",
+                "camera trajectory",
+                "viewpoint",
+                "new angle",
+                "orbit",
+                "turntable",
+                "dolly",
+                "pan",
+                "zoom",
+                "keyframes",
+            ],
             inputs=[
                 GLDCameras.Input(
                     "cameras",
@@ -384,9 +415,7 @@ class GLDSetCameras(io.ComfyNode):
         if sources > len(cameras):
             raise ValueError(f"The input 'sources' is {sources}, but 'cameras' has only {len(cameras)}; lower it.")
         own = cameras[: sources or len(cameras)]
-        measured = None if geometry is None else sources_geometry(geometry, own).depth
-        check_scene(own, len(own), None if measured is None else motions.scene_depth(own, measured))
-        depth = motions.scene_depth(own, measured)
+        depth = measured_depth(own, geometry)
         settings = {name: value for name, value in motion.items() if value is not None}
         name = settings.pop("motion")
         if name == "views":
@@ -401,8 +430,96 @@ class GLDSetCameras(io.ComfyNode):
             base, loop = settings.pop("source", 0), settings.pop("closed", False)
             keys = keyframe_cameras(settings.pop("keyframes", {}), own)
             count = settings.pop("number", NUMBER)
-            targets = motions.targets(own, name, count, depth, base=base, loop=loop, keys=keys, **settings)
-        joined = motions.join(own, targets)
-        check_scene(joined, len(own), None if measured is None else depth)
-        host.say(f"{len(own)} sources, {len(targets)} targets; scene depth {depth:.3g}", cls.hidden.unique_id)
-        return io.NodeOutput(joined)
+            own_settings = DEFAULTS.get(name, {}) | settings
+            targets = motions.targets(own, name, count, depth, base=base, loop=loop, keys=keys, **own_settings)
+        return io.NodeOutput(with_targets(own, targets, depth, geometry, cls.hidden.unique_id))
+
+
+# What Move GLD Camera offers: motions of which one number says how far they go.
+MOVES = (
+    "orbit", "dolly", "truck", "pedestal", "spiral", "lemniscate", "look_around", "pan", "tilt", "zoom", "dolly_zoom",
+)  # fmt: skip
+
+
+class GLDMoveCamera(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GLDMoveCamera",
+            display_name="Move GLD Camera",
+            category="GLD",
+            description="Adds target cameras along a simple camera motion that starts at the first photograph. Set GLD "
+            "Cameras has more motions and settings.",
+            search_aliases=["camera path", "camera trajectory", "new angle", "orbit", "turntable", "parallax", "dolly"],
+            inputs=[
+                GLDCameras.Input(
+                    "cameras", tooltip="The cameras of the sources, for example those of Estimate GLD Cameras."
+                ),
+                io.Combo.Input(
+                    "motion",
+                    options=list(MOVES),
+                    tooltip="Camera motion. orbit: around the scene. dolly: forward. truck: sideways. pedestal: up. "
+                    "spiral, lemniscate: in circles, in a figure of eight. look_around, pan, tilt: turn in place. "
+                    "zoom, dolly_zoom: change the lens.",
+                ),
+                io.Float.Input(
+                    "amount",
+                    default=1.0,
+                    min=-20.0,
+                    max=20.0,
+                    step=0.1,
+                    tooltip="How far the camera moves. 1: what looks good from one photograph, such as 30 degrees of "
+                    "orbit. 2: twice as far. Negative: the other way.",
+                ),
+                io.Int.Input(
+                    "number",
+                    default=NUMBER,
+                    min=1,
+                    max=1000,
+                    tooltip="Number of target views. More than 8 views, sources included, take several passes.",
+                ),
+                DA3Geometry.Input(
+                    "geometry",
+                    optional=True,
+                    tooltip="Geometry of the sources in their order, which gives the scene depth. If not connected: "
+                    "the depth at which the viewing axes of the sources meet, or 1 for a single photograph.",
+                ),
+            ],
+            outputs=[
+                GLDCameras.Output(
+                    display_name="cameras", tooltip="The cameras of the sources, then those of the targets."
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, cameras, motion, amount, number, geometry=None):
+        depth = measured_depth(cameras, geometry)
+        settings = {name: scaled(name, value, amount) for name, value in motion_settings(motion).items()}
+        targets = motions.targets(cameras, motion, number, depth, **settings)
+        return io.NodeOutput(with_targets(cameras, targets, depth, geometry, cls.hidden.unique_id))
+
+
+def scaled(setting: str, value: float, amount: float) -> float:
+    """A setting's default, for a motion that goes `amount` times as far."""
+    if setting == "factor":
+        low, high, _, _ = SETTINGS[setting]
+        return min(max(value**amount, low), high)
+    return value if setting == "turns" else value * amount
+
+
+def measured_depth(sources: Cameras, geometry: dict | None) -> float:
+    """The scene's depth, measured where there is geometry. ValueError where cameras and geometry cannot belong
+    together."""
+    measured = None if geometry is None else sources_geometry(geometry, sources).depth
+    depth = motions.scene_depth(sources, measured)
+    check_scene(sources, len(sources), None if measured is None else depth)
+    return depth
+
+
+def with_targets(sources: Cameras, targets: Cameras, depth: float, geometry: dict | None, node_id: str) -> Cameras:
+    joined = motions.join(sources, targets)
+    check_scene(joined, len(sources), None if geometry is None else depth)
+    host.say(f"{len(sources)} sources, {len(targets)} targets; scene depth {depth:.3g}", node_id)
+    return joined

@@ -1,6 +1,8 @@
 """From features to colour, depth and cameras."""
 
-from comfy_api.latest import io
+from fractions import Fraction
+
+from comfy_api.latest import InputImpl, Types, io
 
 from ..gld_core import windows
 from ..gld_core.autoencoder import VIEWS_AT_ONCE
@@ -45,12 +47,29 @@ def on_device(backbone, views, plan, *decoders: str):
     return backbone.on_device({"backbone": window * tokens, **dict.fromkeys(decoders, at_once)})
 
 
-def decode_rgb(backbone, views, level1, level0):
+SOURCE_VIEWS = ("photographs", "generated")
+
+
+def source_views_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "source_views",
+        options=list(SOURCE_VIEWS),
+        default="photographs",
+        optional=True,
+        tooltip="What the source views show. photographs: your photographs as they are. generated: what the model made "
+        "of them, as in the released program.",
+    )
+
+
+def decode_rgb(backbone, views, level1, level0, source_views):
     """(V, H, W, 3) in [0, 1], and the seams between windows."""
     plan, latents = made_in(views, level1, level0), levels(views, level1, level0)
     autoencoder = on_device(backbone, views, plan, "rgb_decoder")
     rgb, seams = windows.decode_rgb(autoencoder, views, *latents, plan, host.progress_bar())
-    return host.to_host(rgb.clamp(0, 1).movedim(1, -1).contiguous()), seams
+    rgb = rgb.clamp(0, 1)
+    if source_views == "photographs":
+        rgb[: len(views.images)] = views.images.to(rgb)
+    return host.to_host(rgb.movedim(1, -1).contiguous()), seams
 
 
 class GLDDecodeRGB(io.ComfyNode):
@@ -62,14 +81,14 @@ class GLDDecodeRGB(io.ComfyNode):
             category="GLD",
             description="Decodes features into one picture per view. The sources come first.",
             search_aliases=["vae decode", "novel view"],
-            inputs=latent_inputs(),
+            inputs=[*latent_inputs(), source_views_input()],
             outputs=[io.Image.Output(display_name="images", tooltip="V pictures. The N sources come first.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, backbone, views, level1, level0=None):
-        images, seams = decode_rgb(backbone, views, level1, level0)
+    def execute(cls, backbone, views, level1, level0=None, source_views="photographs"):
+        images, seams = decode_rgb(backbone, views, level1, level0, source_views)
         if seams:
             mean, worst = sum(seams) / len(seams), max(seams)
             text = f"{len(seams) + 1} windows; seams differ by {mean:.2%} of full brightness, the worst by {worst:.2%}"
@@ -84,8 +103,8 @@ class GLDOrderViews(io.ComfyNode):
             node_id="GLDOrderViews",
             display_name="Order GLD Views",
             category="GLD",
-            description="Sorts the pictures of all views along the camera path, for example for Create Video.",
-            search_aliases=["video", "frames", "camera path", "targets"],
+            description="Sorts the pictures of all views along the camera path, as pictures and as a video.",
+            search_aliases=["video", "frames", "camera path", "targets", "turntable"],
             inputs=[
                 io.Image.Input(
                     "images",
@@ -98,12 +117,24 @@ class GLDOrderViews(io.ComfyNode):
                     tooltip="left out: only the targets are used. woven in: each source is inserted where the path is "
                     "nearest to it.",
                 ),
+                io.Float.Input(
+                    "fps",
+                    default=12.0,
+                    min=1.0,
+                    max=120.0,
+                    step=1.0,
+                    optional=True,
+                    tooltip="Frame rate of the video in frames per second.",
+                ),
             ],
-            outputs=[io.Image.Output(display_name="images", tooltip="The pictures in the order of the camera path.")],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The pictures in the order of the camera path."),
+                io.Video.Output(display_name="video", tooltip="The same pictures as a video, for Save Video."),
+            ],
         )
 
     @classmethod
-    def execute(cls, images, views, sources):
+    def execute(cls, images, views, sources, fps=12.0):
         V, N = len(views.cameras), len(views.level1)
         if len(images) != V:
             raise ValueError(
@@ -113,7 +144,9 @@ class GLDOrderViews(io.ComfyNode):
             raise ValueError(
                 "There are no target views; choose 'woven in' for the input 'sources', or add target cameras."
             )
-        return io.NodeOutput(images[path_order(views.cameras, N) if sources == "woven in" else slice(N, V)])
+        ordered = images[path_order(views.cameras, N) if sources == "woven in" else slice(N, V)]
+        components = Types.VideoComponents(images=ordered, frame_rate=Fraction(fps).limit_denominator(1000))
+        return io.NodeOutput(ordered, InputImpl.VideoFromComponents(components))
 
 
 class GLDDecodeDepth(io.ComfyNode):
@@ -167,7 +200,7 @@ class GLDDecodeDepth(io.ComfyNode):
     def execute(cls, backbone, views, level1, level0=None, images=None, colors="inferno", range="shared"):
         given = views.cameras
         if images is None:
-            images, _ = decode_rgb(backbone, views, level1, level0)
+            images, _ = decode_rgb(backbone, views, level1, level0, "photographs")
         elif tuple(images.shape[:3]) != (len(given), given.height, given.width):
             raise ValueError(
                 f"The input 'images' has {len(images)} pictures of {images.shape[2]}x{images.shape[1]} pixels for "

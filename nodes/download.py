@@ -17,6 +17,11 @@ VGGT_LICENCES = {
     "non-commercial (facebook/VGGT-1B)": "facebook/VGGT-1B",
     "commercial (facebook/VGGT-1B-Commercial)": "facebook/VGGT-1B-Commercial",
 }
+# Sizes of the released files by family and part. docs/checkpoints.md
+GIGABYTES = {
+    "da3": {"backbone": 0.5, "head": 0.4, "rgb": 1.6, "level1": 3.0, "level0": 1.8},
+    "vggt": {"backbone": 5.0, "rgb": 1.6, "level1": 3.1, "level0": 3.1},
+}
 STATISTICS_URL = os.environ.get(
     "GLD_STATISTICS_URL",
     "https://raw.githubusercontent.com/cvlab-kaist/Geometric-Latent-Diffusion/01ec537b5c4eeaeb2f1281dc0a82075134983481",

@@ -6,14 +6,20 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..gld_core import flow
+from ..gld_core.io.images import PATCH
 from ..gld_core.windows import Window, split_into_windows
+from . import host
 from .host import networks, sampling
 from .host.inputs import check_inputs, problem
-from .host.previews import PhotographedViews, photographed
+from .host.previews import PhotographedViews, photographed, previews_are_off
 from .sockets import GLDBackbone, GLDCameras, GLDViews
 
 # What the models were trained on, and what is enough to hold neighbouring windows together.
 WINDOW, OVERLAP = 8, 2
+STEPS_TOOLTIP = "0 means the model's own number, for the released ones that of the released program."
+PREVIEWS_OFF = "Pictures while sampling are off: set Settings > Comfy > Execution > Live preview method to auto."
+# Quick sampling: this share of the model's own steps, with the settings of Speed Up GLD Sampling.
+QUICK_STEPS, QUICK_REUSE = 2 / 3, 2
 
 
 def checked(latent: dict, views: PhotographedViews, level: int, name: str):
@@ -55,11 +61,21 @@ class GLDEncodeViews(io.ComfyNode):
                     tooltip="The features of the source photographs, with the cameras of all views.",
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, backbone, images, cameras):
         images = images[..., :3].movedim(-1, 1)
+        height, width = images.shape[-2:]
+        if height % PATCH or width % PATCH:
+            raise ValueError(
+                f"The input 'images' has {width}x{height} pixels, but width and height must be multiples of {PATCH}; "
+                "connect the resized images of Estimate GLD Cameras, Load GLD Scene or Load GLD Cameras."
+            )
+        remark = backbone.family.size_remark(height, width)
+        if remark:
+            host.say(remark, cls.hidden.unique_id)
         autoencoder = backbone.on_device({"backbone": len(images) * backbone.grid(*images.shape[-2:])})
         return io.NodeOutput(photographed(autoencoder.encode_views(images, cameras), images))
 
@@ -76,10 +92,10 @@ def sampling_inputs(level: str) -> list:
         ),
         io.Int.Input(
             "steps",
-            default=49,
-            min=1,
+            default=0,
+            min=0,
             max=1000,
-            tooltip=f"Number of sampling steps from noise to {level}. The released program uses 49 for DA3.",
+            tooltip=f"Number of sampling steps from noise to {level}. {STEPS_TOOLTIP}",
         ),
         io.Float.Input(
             "cfg",
@@ -161,8 +177,11 @@ def sample_views(
     window=WINDOW,
     overlap=OVERLAP,
     closed=False,
-) -> io.NodeOutput:
-    """The LATENT of a level, with the plan of its windows for the decoders. level1: for the cascade."""
+    node_id=None,
+) -> dict:
+    """The LATENT of a level, with the plan of its windows for the decoders. level1: for the cascade. node_id: of the
+    node that says what is done.
+    """
     if not math.isfinite(cfg + shift):
         raise ValueError(f"The inputs 'cfg' and 'shift' are {cfg} and {shift}; give finite numbers.")
     networks.check_model(model, views, level)
@@ -170,8 +189,23 @@ def sample_views(
         checked(level1, views, 1, "level1")
     plan = plan_windows(views, window, overlap, closed)
     given = None if level1 is None else level1["samples"]
-    samples = sampling.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift)
-    return io.NodeOutput({"samples": samples, "gld_level": level, "gld_windows": plan})
+    family, cameras = model.model.family, views.cameras
+    steps = steps or family.steps
+    windows = "" if len(plan) == 1 else f" in {len(plan)} windows"
+    about = [
+        f"Level {level} with {family.name}: {len(cameras)} views{windows}, {steps} steps each.",
+        family.size_remark(cameras.height, cameras.width),
+        family.steps_remark(steps),
+        PREVIEWS_OFF if previews_are_off() else "",
+    ]
+    about = [sentence for sentence in about if sentence]
+
+    def say(text: str = "") -> None:
+        host.say("\n".join([*about, text]), node_id)
+
+    say()
+    samples = sampling.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say)
+    return {"samples": samples, "gld_level": level, "gld_windows": plan}
 
 
 class GLDSampleLevel1(io.ComfyNode):
@@ -191,11 +225,12 @@ class GLDSampleLevel1(io.ComfyNode):
             outputs=[
                 io.Latent.Output(display_name="level1", tooltip="Normalised level-1 features of shape (1, C, V, h, w).")
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model, views, **settings):
-        return sample_views(1, model, views, None, **settings)
+        return io.NodeOutput(sample_views(1, model, views, None, **settings, node_id=cls.hidden.unique_id))
 
 
 class GLDCascadeLevel0(io.ComfyNode):
@@ -216,11 +251,79 @@ class GLDCascadeLevel0(io.ComfyNode):
             outputs=[
                 io.Latent.Output(display_name="level0", tooltip="Normalised level-0 features of shape (1, C, V, h, w).")
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model, views, level1, **settings):
-        return sample_views(0, model, views, level1, **settings)
+        return io.NodeOutput(sample_views(0, model, views, level1, **settings, node_id=cls.hidden.unique_id))
+
+
+class GLDSample(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        seed, steps, cfg, sampler_name, scheduler, shift, window, overlap, closed = sampling_inputs("features")
+        for entry in (sampler_name, scheduler, shift, window, overlap, closed):
+            entry.advanced = True
+        return io.Schema(
+            node_id="GLDSample",
+            display_name="Sample GLD",
+            category="GLD",
+            description="Generates the features of all views: level 1, which gives geometry and layout, then level 0, "
+            "which adds fine detail.",
+            search_aliases=["ksampler", "novel view synthesis", "multi-view diffusion", "new angle", "generate views"],
+            inputs=[
+                GLDViews.Input("views", tooltip="The output of Encode GLD Views."),
+                io.Model.Input("level1_model", tooltip="The level-1 model of Load GLD."),
+                io.Model.Input(
+                    "level0_model",
+                    optional=True,
+                    tooltip="The level-0 model of Load GLD. If not connected: a quick preview without fine detail.",
+                ),
+                seed,
+                steps,
+                cfg,
+                io.Combo.Input(
+                    "quality",
+                    options=["released", "quick"],
+                    default="released",
+                    tooltip="released: what the released program computes. quick: two thirds of the "
+                    "model's own steps, and the settings of Speed Up GLD Sampling. This takes about half the time, and "
+                    "the result differs.",
+                ),
+                sampler_name,
+                scheduler,
+                shift,
+                window,
+                overlap,
+                closed,
+            ],
+            outputs=[
+                io.Latent.Output(display_name="level1", tooltip="Normalised level-1 features, for the decoders."),
+                io.Latent.Output(
+                    display_name="level0",
+                    tooltip="Normalised level-0 features, for the decoders. Empty without level0_model.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, views, level1_model, steps, quality, level0_model=None, **settings):
+        models = {1: level1_model, 0: level0_model}
+        given = {level: model for level, model in models.items() if model is not None}
+        # Both, before hours are spent on the first.
+        for level, model in given.items():
+            networks.check_model(model, views, level, f"level{level}_model")
+        settings["node_id"] = cls.hidden.unique_id
+        latents = {0: None}
+        for level, model in given.items():
+            count = steps
+            if quality == "quick":
+                count = steps or round(model.model.family.steps * QUICK_STEPS)
+                model = sampling.sped_up(model, flow.FAST.guidance, QUICK_REUSE)
+            latents[level] = sample_views(level, model, views, latents.get(1), steps=count, **settings)
+        return io.NodeOutput(latents[1], latents[0])
 
 
 class GLDConditioning(io.ComfyNode):
@@ -278,10 +381,10 @@ class GLDScheduler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=49,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=1000,
-                    tooltip="Number of sampling steps. The released program uses 49 for DA3.",
+                    tooltip=f"Number of sampling steps. {STEPS_TOOLTIP}",
                 ),
                 io.Float.Input(
                     "shift",
@@ -309,6 +412,7 @@ class GLDScheduler(io.ComfyNode):
                 f"The input 'latent' has shape {shape} instead of (1, C, V, h, w); connect the latent of GLD "
                 "Conditioning."
             )
+        steps = steps or model.model.family.steps
         return io.NodeOutput(sampling.released_sigmas(model, latent["samples"], steps, shift))
 
 

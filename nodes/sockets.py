@@ -14,10 +14,17 @@ GLDCameras = io.Custom("GLD_CAMERAS")
 GLDViews = io.Custom("GLD_VIEWS")
 DA3Geometry = io.Custom("DA3_GEOMETRY")
 
-LONG_SIDE_TOOLTIP = (
-    "Length of the longer image side in pixels after resizing. The shorter side becomes the nearest multiple of 14. "
-    "The models were trained at 504."
-)
+
+def long_side_input() -> io.Int.Input:
+    return io.Int.Input(
+        "long_side",
+        default=0,
+        min=0,
+        max=2016,
+        step=14,
+        tooltip="Length of the longer image side in pixels after resizing. The shorter side becomes the nearest "
+        "multiple of 14. 0 means the size that the model was trained at, 504 for the released ones.",
+    )
 
 
 def da3_geometry(images: Tensor, depth: Tensor, confidence: Tensor, cameras: Cameras) -> dict:

@@ -367,7 +367,7 @@ def graph():
                 "GLDCascadeLevel0",
                 {"model": ["model0", 0], "views": ["views", 0], "level1": ["level1", 0], **sampling},
             ),
-            "rgb": ("GLDDecodeRGB", latents),
+            "rgb": ("GLDDecodeRGB", {**latents, "source_views": inputs.get("source_views", "generated")}),
             "depth": ("GLDDecodeDepth", {**latents, "images": ["rgb", 0]}),
             "glb": ("GLDExportGLB", {"geometry": ["depth", 0], "cameras": ["scene", 1], **export}),
             "save level1": ("SaveLatent", {"samples": ["level1", 0], "filename_prefix": "level1"}),

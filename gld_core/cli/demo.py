@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..checkpoints import NANO
+from ..checkpoints import NANO, NANO_SIZE, NANO_STEPS
 from ..io.images import fitting_size
 from ..io.posed_folders import write_scene
 from ..synthetic.render import render_scene
@@ -28,6 +28,6 @@ def demo(args: argparse.Namespace) -> None:
 def add(commands) -> None:
     command = commands.add_parser("demo", help="the same on a rendered room, with the small model nano")
     add_source_options(command)
-    add_sampling_options(command, steps=4, size=126)
+    add_sampling_options(command, steps=NANO_STEPS, size=NANO_SIZE)
     add_model_options(command, models=NANO)
     command.set_defaults(action=demo)

@@ -23,6 +23,7 @@ from ...gld_core.autoencoder import Autoencoder, Views
 from ...gld_core.conditioning import conditions
 from ...gld_core.networks.dit import MultiViewDiT, to_network
 from ...gld_core.pipeline import load_autoencoder
+from .families import Family, diffusion_family
 from .previews import preview_wrapper
 
 WEIGHT_DTYPES = {
@@ -99,11 +100,17 @@ AUTOENCODER_VALUES = {"backbone": 13_300, "rgb_decoder": 22_500, "gld_head": 46_
 class Backbone:
     """GLD_BACKBONE: the frozen networks of one family, each in a patcher of its own."""
 
-    def __init__(self, folder: str, name: str, weight_dtype: str):
+    def __init__(self, folder: str, family: Family, weight_dtype: str):
+        self.family = family
         weights = WEIGHT_DTYPES[weight_dtype] or torch.float32
         compute = comfy.model_management.unet_manual_cast(weights, comfy.model_management.get_torch_device()) or weights
         self.autoencoder = load_autoencoder(
-            folder, name, operations=operations(weights, compute), dtype=weights, attention=attention, mmap=mmap()
+            folder,
+            family.backbone,
+            operations=operations(weights, compute),
+            dtype=weights,
+            attention=attention,
+            mmap=mmap(),
         )
         self.autoencoder.dtype = compute
         self.patchers = {}
@@ -162,11 +169,12 @@ class ModelConfig(comfy.supported_models_base.BASE):
 class DiffusionModel(comfy.model_base.BaseModel):
     """A multi-view diffusion model as a native MODEL: 5-D latents (B, C, V, h, w), conditions from `conditioning`."""
 
-    def __init__(self, network: MultiViewDiT, backbone: str, level: int, compute_dtype: torch.dtype):
-        config = ModelConfig(network, backbone, compute_dtype)
+    def __init__(self, network: MultiViewDiT, family: Family, level: int, compute_dtype: torch.dtype):
+        config = ModelConfig(network, family.backbone, compute_dtype)
         super().__init__(config, model_type=comfy.model_base.ModelType.FLOW)
-        self.model_sampling = FlowSampling(config, backbone)
-        self.backbone = backbone
+        self.model_sampling = FlowSampling(config, family.backbone)
+        self.family = family
+        self.backbone = family.backbone
         self.level = level
         comfy.model_management.archive_model_dtypes(network)
         # The network casts its inputs to this type, the host the weights.
@@ -212,7 +220,7 @@ class DiffusionModel(comfy.model_base.BaseModel):
         return tokens * DIFFUSION_VALUES * width * comfy.model_management.dtype_size(self.get_dtype_inference())
 
 
-def diffusion_family(path: Path) -> tuple[str, int]:
+def identify_diffusion(path: Path) -> tuple[str, int]:
     """Backbone and level of the diffusion model in a file."""
     family = checkpoints.identify(checkpoints.open_tensors(path))
     if family == checkpoints.VGGT_DIFFUSION:
@@ -233,7 +241,7 @@ def unchanged_wrapper(executor, *args, **kwargs):
 def load_diffusion_model(path: str, weight_dtype: str):
     """A patcher around the diffusion model in a file, of either level."""
     file = Path(path)
-    backbone, level = diffusion_family(file)
+    backbone, level = identify_diffusion(file)
     weights, compute = choose_dtypes(weight_dtype)
     network = checkpoints.load_diffusion(
         file,
@@ -244,7 +252,7 @@ def load_diffusion_model(path: str, weight_dtype: str):
         attention=attention,
         mmap=mmap(),
     )
-    model = DiffusionModel(network, backbone, level, compute)
+    model = DiffusionModel(network, diffusion_family(file, backbone), level, compute)
     patcher = make_patcher(model)
     patcher.cached_patcher_init = (load_diffusion_model, (path, weight_dtype))
     for key, wrapper in {"gld_files": unchanged_wrapper, "gld_preview": preview_wrapper}.items():
@@ -255,26 +263,29 @@ def load_diffusion_model(path: str, weight_dtype: str):
 LEVEL_NAMES = {1: "a level-1 model", 0: "a cascade model"}
 
 
-def check_level(model, level: int | None) -> None:
-    """ValueError unless a BaseModel is GLD's, for that level where one is given."""
+def check_level(model, level: int | None, name: str = "model") -> None:
+    """ValueError unless a BaseModel is GLD's, for that level where one is given. name: of the input."""
     if not isinstance(model, DiffusionModel):
-        raise ValueError(
-            f"The input 'model' is {type(model).__name__}; connect the output of Load GLD Diffusion Model."
-        )
+        raise ValueError(f"The input '{name}' is {type(model).__name__}; connect a model of Load GLD.")
     if level is not None and model.level != level:
         raise ValueError(
-            f"The input 'model' has the weights of {LEVEL_NAMES[model.level]}, but {LEVEL_NAMES[level]} is needed; "
-            "choose another file in Load GLD Diffusion Model."
+            f"The input '{name}' has the weights of {LEVEL_NAMES[model.level]}, but {LEVEL_NAMES[level]} is needed; "
+            "connect the other model."
         )
 
 
-def check_model(patcher, views: Views | None, level: int | None) -> None:
-    """ValueError unless a MODEL is GLD's for that level and these views."""
-    check_level(patcher.model, level)
+def check_model(patcher, views: Views | None, level: int | None, name: str = "model") -> None:
+    """ValueError unless a MODEL is GLD's for that level and these views. name: of the input."""
+    check_level(patcher.model, level, name)
     if views is not None and patcher.model.backbone != views.backbone:
         raise ValueError(
-            f"The views were encoded with {views.backbone}, but the input 'model' is made for "
+            f"The views were encoded with {views.backbone}, but the input '{name}' is made for "
             f"{patcher.model.backbone}; load both for the same backbone."
+        )
+    if views is not None and patcher.model.diffusion_model.config.channels != views.latent_shape[1]:
+        raise ValueError(
+            f"The input '{name}' works with {patcher.model.diffusion_model.config.channels} feature channels, but the "
+            f"views have {views.latent_shape[1]}; load a model and a backbone of the same family."
         )
 
 

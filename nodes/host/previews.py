@@ -60,11 +60,16 @@ def preview_image(x0: Tensor, weight: Tensor, center: Tensor, h: int, w: int) ->
     return Image.fromarray((tiles * 255).round().byte().cpu().numpy())
 
 
+def previews_are_off() -> bool:
+    """Whether there are no pictures of what is sampled, which is ComfyUI's default."""
+    return comfy.cli_args.args.preview_method == latent_preview.LatentPreviewMethod.NoPreviews
+
+
 def preview_wrapper(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, *args, **kwargs):
     """Around any sampling of a GLD model: a small picture of all views with every step, where previews are on."""
     guider = executor.class_obj
     found = [cond for conds in guider.conds.values() for cond in conds if "gld_views" in cond]
-    if not found or comfy.cli_args.args.preview_method == latent_preview.LatentPreviewMethod.NoPreviews:
+    if not found or previews_are_off():
         return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs)
     views, (window, count) = found[0]["gld_views"], found[0]["gld_window"]
     h, w = (size // 14 for size in views.images.shape[-2:])

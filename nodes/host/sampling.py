@@ -1,5 +1,7 @@
 """Sampling a GLD model with the host's samplers: conditioning, windows, fewer evaluations."""
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -48,10 +50,12 @@ def sample(
     sampler: str,
     scheduler: str,
     shift: float,
+    say: Callable[[str], None],
 ) -> Tensor:
     """Sample window by window, each the way the stock nodes do: (1, C, V, h, w). What earlier windows have made is held
-    by the host's own mask for inpainting, which is `flow.hold_known_views`.
+    by the host's own mask for inpainting, which is `flow.hold_known_views`. say: told the time that is left.
     """
+    remaining = TimeLeft(say)
     out = conditioning(views, level1)[2]
     noise = comfy.sample.prepare_noise(out, seed)
     if len(plan) > 1:
@@ -79,7 +83,7 @@ def sample(
             negative,
             empty,
             noise_mask=mask,
-            callback=counted(latent_preview.prepare_callback(model, len(sigmas) - 1), number, len(plan)),
+            callback=counted(latent_preview.prepare_callback(model, len(sigmas) - 1), number, len(plan), remaining),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=seed,
         )
@@ -87,9 +91,30 @@ def sample(
     return out
 
 
-def counted(callback: Callable, window: int, count: int) -> Callable:
+class TimeLeft:
+    """Says how long the other steps will take, after the first one and then at most every ten seconds."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say, self.start, self.said = say, time.monotonic(), -math.inf
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.said < 10 or done == total:
+            return
+        self.said = now
+        seconds = round((now - self.start) / done * (total - done))
+        left = f"{seconds} seconds" if seconds < 120 else f"{round(seconds / 60)} minutes"
+        self.say(f"Step {done} of {total}. About {left} left.")
+
+
+def counted(callback: Callable, window: int, count: int, remaining: TimeLeft) -> Callable:
     """A sampler's callback that counts the steps of all windows."""
-    return lambda step, x0, x, total: callback(window * total + step, x0, x, count * total)
+
+    def with_time(step, x0, x, total):
+        callback(window * total + step, x0, x, count * total)
+        remaining(window * total + step + 1, count * total)
+
+    return with_time
 
 
 @dataclass

@@ -161,7 +161,7 @@ def test_a_file_of_another_network(server, message, graph, only):
 
 def test_a_missing_model_says_where_to_put_it(server, message, graph, only):
     sentence = message(only(graph(level1_model="checkpoints/vggt_level1.pt"), "save level1"))
-    assert "models/gld/checkpoints/vggt_level1.pt" in sentence and "download" in sentence
+    assert "checkpoints/vggt_level1.pt in" in sentence and "3.1 GB" in sentence and "download" in sentence
 
 
 def test_a_download_without_a_connection_says_where_to_put_the_file(message, graph, only):

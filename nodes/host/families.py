@@ -1,0 +1,46 @@
+"""The families of networks that work together, and what each is made for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...gld_core import checkpoints, flow
+from .folders import NANO
+
+
+@dataclass(frozen=True)
+class Family:
+    """Networks of one training. backbone: whose files and shapes they have. long_side: pixels of the longer image side
+    they were trained at. steps: network evaluations they are meant to be sampled with.
+    """
+
+    name: str
+    backbone: str
+    long_side: int
+    steps: int
+
+    def size_remark(self, height: int, width: int) -> str:
+        """A sentence about images far from the size that the family was trained at. Empty if they are near it."""
+        ratio = max(height, width) / self.long_side
+        if 2 / 3 <= ratio <= 1.5:
+            return ""
+        work = f" and about {ratio**2:.0f} times the work" if ratio > 1 else ""
+        return (
+            f"{self.name} was trained at {self.long_side} pixels, but these images have {max(height, width)}: expect "
+            f"worse pictures{work}. Set 'long_side' to 0 for its own size."
+        )
+
+    def steps_remark(self, steps: int) -> str:
+        """A sentence about many more steps than the family needs. Empty if they are not."""
+        if steps <= 3 * self.steps:
+            return ""
+        return f"{self.name} needs {self.steps} steps and not {steps}; set 'steps' to 0 for its own number."
+
+
+FAMILIES = {name: Family(name, name, 504, flow.STEPS[name]) for name in checkpoints.LAYOUT}
+FAMILIES[NANO] = Family(NANO, "da3", checkpoints.NANO_SIZE, checkpoints.NANO_STEPS)
+
+
+def diffusion_family(path: Path, backbone: str) -> Family:
+    """The family of a diffusion model in `checkpoints/`, made for that backbone: nano's lie below a folder `nano`."""
+    own = path.parents[1].name == NANO and backbone == FAMILIES[NANO].backbone
+    return FAMILIES[NANO if own else backbone]
