@@ -4,10 +4,12 @@
     .venv/bin/python tests/regenerate.py workflows [NAME ...]   after a change of a node's inputs or outputs
     .venv/bin/python tests/regenerate.py pictures [NAME ...]    after a change of what a workflow looks like or makes
     .venv/bin/python tests/regenerate.py english                after a changed text has been translated in locales/
+    .venv/bin/python tests/regenerate.py pages                  after a changed text: the tables in web/docs
 
 workflows: loads each workflow into the real page and takes its widgets, sockets and API form from there. Needs Chromium
 (CHROMIUM names its executable). The graph's layout, notes and groups stay.
 pictures: runs each workflow in the real page with the small model, and takes the picture that Templates shows.
+pages: the tables of inputs and outputs in the help pages, which say what the tooltips say.
 english: tests/host/english.json, the English that the translations in locales/ are of.
 """
 
@@ -22,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/browser"), str
 
 from conftest import Server, make_base, open_pages  # noqa: E402
 from PIL import Image  # noqa: E402
-from test_texts import ENGLISH, english_texts  # noqa: E402
+from test_texts import ENGLISH, TABLE, english_texts, help_tables  # noqa: E402
 from test_workflows import WORKFLOWS, load, run_small  # noqa: E402
 
 from gld_core.synthetic.random_models import write_random_models  # noqa: E402
@@ -87,8 +89,17 @@ def english(server: Server) -> None:
     print(ENGLISH)
 
 
+def pages(server: Server) -> None:
+    for name, info in server.get("/object_info").items():
+        if name.startswith("GLD"):
+            path, tables = ROOT / "web/docs" / f"{name}.md", iter(help_tables(info))
+            text = TABLE.sub(lambda _, tables=tables: next(tables), path.read_text(encoding="utf-8"))
+            path.write_text(text, encoding="utf-8")
+            print(path)
+
+
 def main():
-    if len(sys.argv) < 2 or sys.argv[1] not in ("workflows", "pictures", "english"):
+    if len(sys.argv) < 2 or sys.argv[1] not in ("workflows", "pictures", "english", "pages"):
         sys.exit(__doc__)
     names = sys.argv[2:] or sorted(path.stem for path in WORKFLOWS.glob("*.json"))
     with tempfile.TemporaryDirectory() as scratch:
@@ -96,8 +107,8 @@ def main():
         write_random_models(models)
         server = Server(make_base(Path(scratch, "base"), models), "--cpu")
         try:
-            if sys.argv[1] == "english":
-                english(server)
+            if sys.argv[1] in ("english", "pages"):
+                {"english": english, "pages": pages}[sys.argv[1]](server)
             else:
                 {"workflows": workflows, "pictures": pictures}[sys.argv[1]](server, names)
         finally:
