@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..cameras.rotations import rotation_to_quaternion
+from ..cameras.rotations import quaternion_to_rotation, rotation_to_quaternion
 from .files import atomic
 from .parsing import check_distortion, pinhole, side, without_skew
 from .scenes import Lens, Size, View, pixels
@@ -319,9 +319,11 @@ def write_colmap(
     intrinsics = without_skew("a COLMAP model", cameras.K)
     unique = list(dict.fromkeys(intrinsics))
     images = []
-    for view, w2c in enumerate(torch.linalg.inv(cameras.world_c2w)):
-        x, y, z, w = rotation_to_quaternion(w2c[:3, :3]).tolist()
-        images.append(((w, x, y, z, *w2c[:3, 3].tolist()), unique.index(intrinsics[view]) + 1, names[view]))
+    turns = rotation_to_quaternion(cameras.world_c2w[:, :3, :3].transpose(1, 2))
+    # The translation belongs to the rotation as it is written, not to one in float32: far away that is metres.
+    shifts = -(quaternion_to_rotation(turns) @ cameras.world_c2w[:, :3, 3:])[:, :, 0]
+    for view, ((x, y, z, w), shift) in enumerate(zip(turns.tolist(), shifts.tolist(), strict=True)):
+        images.append(((w, x, y, z, *shift), unique.index(intrinsics[view]) + 1, names[view]))
     points = [] if xyz is None else (xyz.double().cpu() + cameras.origin).tolist()
     colors = torch.full((len(points), 3), 128).tolist() if rgb is None else rgb.tolist()
     size = (cameras.width, cameras.height)

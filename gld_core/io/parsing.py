@@ -104,7 +104,8 @@ def moved(translation: np.ndarray) -> bool:
 
 def settle(found: np.ndarray, what: str, columns: bool) -> np.ndarray | str:
     if not np.isfinite(found).all():
-        return f"{what} is not finite; leave that view out."
+        # The scene names it, with all else that no pose can be.
+        return np.full((4, 4), np.nan)
     if columns:
         if moved(found[:3, 3]):
             return f"{what} has its translation in the last column, others of the file in the last row; give one kind."
