@@ -56,7 +56,7 @@ class SimulatedCard(TorchDispatchMode):
         elif name in NUMBERS | TRUTHS and "meta" in devices:
             number = self.values((), given[0].dtype).item()
             return number if name in NUMBERS else bool(number)
-        else:
+        elif name != "aten::_has_compatible_shallow_copy_type":
             assert len(devices) < 2, f"{function} on {sorted(devices)}"
         out = function(*args, **kwargs)
         made = tensors(out)

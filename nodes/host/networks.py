@@ -67,12 +67,28 @@ def operations(weight_dtype: torch.dtype, compute_dtype: torch.dtype):
     return Operations
 
 
-def make_patcher(model: torch.nn.Module):
-    return comfy.model_patcher.CoreModelPatcher(
+def load_bare_parameters(patcher, device, *settings) -> None:
+    """Moves parameters that no layer of the host owns to where the network runs: tokens, position embeddings, scales.
+
+    The host streams the weights of its own layers, and leaves these on the CPU unless the whole network fits.
+    """
+    for prefix, module in patcher.model.named_modules():
+        if not hasattr(module, "comfy_cast_weights"):
+            for name, parameter in list(module.named_parameters(prefix, recurse=False)):
+                if parameter.device != device:
+                    patcher.patch_weight_to_device(name, device, force_cast=True)
+
+
+def make_patcher(model: torch.nn.Module, disable_dynamic: bool = False):
+    """disable_dynamic: a patcher of the classic kind, which the host asks for by this name to compile a model."""
+    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = kind(
         model,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+    patcher.add_callback(comfy.patcher_extension.CallbacksMP.ON_LOAD, load_bare_parameters)
+    return patcher
 
 
 def mmap() -> bool:
@@ -238,8 +254,8 @@ def unchanged_wrapper(executor, *args, **kwargs):
     return executor(*args, **kwargs)
 
 
-def load_diffusion_model(path: str, weight_dtype: str):
-    """A patcher around the diffusion model in a file, of either level."""
+def load_diffusion_model(path: str, weight_dtype: str, disable_dynamic: bool = False):
+    """A patcher around the diffusion model in a file, of either level. disable_dynamic as in `make_patcher`."""
     file = Path(path)
     backbone, level = identify_diffusion(file)
     weights, compute = choose_dtypes(weight_dtype)
@@ -253,7 +269,7 @@ def load_diffusion_model(path: str, weight_dtype: str):
         mmap=mmap(),
     )
     model = DiffusionModel(network, diffusion_family(file, backbone), level, compute)
-    patcher = make_patcher(model)
+    patcher = make_patcher(model, disable_dynamic)
     patcher.cached_patcher_init = (load_diffusion_model, (path, weight_dtype))
     for key, wrapper in {"gld_files": unchanged_wrapper, "gld_preview": preview_wrapper}.items():
         patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, key, wrapper)
