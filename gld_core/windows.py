@@ -2,9 +2,8 @@
 
 Every window has all source views and a stretch of the path that overlaps with the one before. What earlier windows
 have made, the sources' generated features included, is held while the new views are sampled, and every view's noise
-is its own part of one noise field, which is carried along the path: a window continues its predecessor. Decoding goes
-window by window too, so the networks never see more than a window's views at once. What else was tried, and how each
-did, is in docs/paths.md.
+is its own part of one noise field: a window continues its predecessor. Decoding goes window by window too, so the
+networks never see more than a window's views at once. docs/paths.md says what else was tried, and how each did.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,10 +13,7 @@ import torch
 from torch import Tensor
 
 from .autoencoder import Autoencoder, Geometry, Views
-from .cameras import Cameras
-from .cameras.motions import scene_depth
 from .flow import Callback, Sampling
-from .io.images import PATCH
 from .pipeline import GLD
 
 AS_RELEASED = Sampling()
@@ -66,34 +62,6 @@ def split_into_windows(sources: int, views: int, size: int = 8, overlap: int = 2
     return out
 
 
-def carry_noise(noise: Tensor, cameras: Cameras, sources: int) -> Tensor:
-    """One noise field carried along the path: noise (V, C, h, w), or with special tokens (V, C, S + h*w, 1).
-
-    Every patch of a target takes the noise of the patch that shows the same point, for a scene as deep as
-    `scene_depth`, in the last key view, and keeps its own noise where that does not show it. A target becomes the next
-    key view when it has less than three quarters of the last one. What stays in sight then starts from the same noise
-    in neighbouring views, so that it flickers less.
-    """
-    h, w = cameras.height // PATCH, cameras.width // PATCH
-    out = noise.clone()
-    tokens = out.flatten(2)[:, :, -h * w :]
-    depth = scene_depth(cameras[:sources])
-    v, u = torch.meshgrid(torch.arange(h) * PATCH + PATCH / 2, torch.arange(w) * PATCH + PATCH / 2, indexing="ij")
-    pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1).view(-1, 3).double()
-    c2w, K = cameras.c2w.double(), cameras.K.double()
-    projection = K @ torch.linalg.inv(c2w)[:, :3]
-    key = sources
-    for view in range(sources + 1, len(cameras)):
-        points = depth * pixels @ torch.linalg.inv(K[view]).T @ c2w[view, :3, :3].T + c2w[view, :3, 3]
-        x, y, z = (points @ projection[key, :, :3].T + projection[key, :, 3]).unbind(-1)
-        column, row = (x / z / PATCH).floor().long(), (y / z / PATCH).floor().long()
-        inside = (z > 0) & (column >= 0) & (column < w) & (row >= 0) & (row < h)
-        tokens[view][:, inside] = tokens[key][:, (row * w + column)[inside]]
-        if inside.double().mean() < 0.75:
-            key = view
-    return out
-
-
 def part(views: Views, window: Window) -> Views:
     """The views of one window: its own sources of those that were encoded, and its own cameras."""
     chosen = [view for view in window.views if view < len(views.level1)]
@@ -111,12 +79,9 @@ def sample(
     """`GLD.sample_level1` (level 1, level1 None) or `GLD.cascade_level0` (level 0) of all views, in windows: (V, C, h,
     w) float32 on the CPU. With a single window it is what those give.
 
-    Noise drawn from the seed is carried along the path (`carry_noise`) where there are several windows; noise that is
-    given is used as it is. The callback counts the steps of all windows; `denoised` is of the window's views.
+    The callback counts the steps of all windows; `denoised` is of the window's views.
     """
     noise = sampling.initial_noise(views.latent_shape, level)
-    if sampling.noise is None and len(plan) > 1:
-        noise = carry_noise(noise, views.cameras, len(views.level1))
     out = torch.empty(views.latent_shape)
     for number, window in enumerate(plan):
         step = None if sampling.callback is None else counted(sampling.callback, number, len(plan))

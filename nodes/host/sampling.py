@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ...gld_core import flow, windows
 from ...gld_core.autoencoder import Views
-from ...gld_core.networks.dit import from_network, to_network
 
 
 def conditioning(views: Views, level1: Tensor | None, window: tuple[int, int] = (0, 1)) -> tuple[list, list, Tensor]:
@@ -58,8 +57,6 @@ def sample(
     remaining = TimeLeft(say)
     out = conditioning(views, level1)[2]
     noise = comfy.sample.prepare_noise(out, seed)
-    if len(plan) > 1:
-        noise = to_network(windows.carry_noise(from_network(noise), views.cameras, len(views.level1)))
     for number, window in enumerate(plan):
         given = None if level1 is None else level1[:, :, window.views]
         positive, negative, empty = conditioning(windows.part(views, window), given, (number, len(plan)))

@@ -36,6 +36,7 @@ from gld_core.conditioning import conditions  # noqa: E402
 from gld_core.evaluation.metrics import psnr  # noqa: E402
 from gld_core.flow import Sampling  # noqa: E402
 from gld_core.geometry.depth_maps import PosedDepth, agreement  # noqa: E402
+from gld_core.io.images import PATCH  # noqa: E402
 from gld_core.synthetic.render import Room, render_views  # noqa: E402
 
 VIEWS, HEIGHT, WIDTH, FIRST_SEED = 80, 70, 126, 1_000_100
@@ -271,6 +272,34 @@ def by_overlap(
     return out
 
 
+def carry_noise(noise: torch.Tensor, cameras, sources: int) -> torch.Tensor:
+    """One noise field carried along the path: noise (V, C, h, w), or with special tokens (V, C, S + h*w, 1).
+
+    Every patch of a target takes the noise of the patch that shows the same point, for a scene as deep as
+    `scene_depth`, in the last key view, and keeps its own noise where that does not show it. A target becomes the next
+    key view when it has less than three quarters of the last one. What stays in sight then starts from the same noise
+    in neighbouring views, so that it flickers less.
+    """
+    h, w = cameras.height // PATCH, cameras.width // PATCH
+    out = noise.clone()
+    tokens = out.flatten(2)[:, :, -h * w :]
+    depth = scene_depth(cameras[:sources])
+    v, u = torch.meshgrid(torch.arange(h) * PATCH + PATCH / 2, torch.arange(w) * PATCH + PATCH / 2, indexing="ij")
+    pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1).view(-1, 3).double()
+    c2w, K = cameras.c2w.double(), cameras.K.double()
+    projection = K @ torch.linalg.inv(c2w)[:, :3]
+    key = sources
+    for view in range(sources + 1, len(cameras)):
+        points = depth * pixels @ torch.linalg.inv(K[view]).T @ c2w[view, :3, :3].T + c2w[view, :3, 3]
+        x, y, z = (points @ projection[key, :, :3].T + projection[key, :, 3]).unbind(-1)
+        column, row = (x / z / PATCH).floor().long(), (y / z / PATCH).floor().long()
+        inside = (z > 0) & (column >= 0) & (column < w) & (row >= 0) & (row < h)
+        tokens[view][:, inside] = tokens[key][:, (row * w + column)[inside]]
+        if inside.double().mean() < 0.75:
+            key = view
+    return out
+
+
 Plan = Callable[[Scene], list[windows.Window]]
 
 
@@ -283,7 +312,7 @@ STRATEGIES: dict[str, tuple[Plan, str]] = {
     "chain 8, overlap 2 (0.1.0)": (chain(8, 2), ""),
     "chain 8, overlap 1": (chain(8, 1), ""),
     "chain 16, overlap 2": (chain(16, 2), ""),
-    "chain 8, overlap 2, noise warped": (chain(8, 2), "noise"),
+    "chain 8, overlap 2, noise carried": (chain(8, 2), "noise"),
 }
 
 
@@ -300,15 +329,15 @@ planned("nearest 1, shared 1", nearest=1, shared=1)
 planned("anchors 4, nearest 2", nearest=2, shared=1, gap=4)
 planned("anchors 6, nearest 2, size 10", size=10, nearest=2, shared=1, gap=6)
 STRATEGIES["together: nearest 2, shared 2"] = (STRATEGIES["nearest 2, shared 2"][0], "together")
-planned("nearest 2, shared 1, noise warped", extra="noise", nearest=2, shared=1)
-planned("nearest 2, shared 2, noise warped", extra="noise", nearest=2, shared=2)
-planned("nearest 3, shared 1, noise warped", extra="noise", nearest=3, shared=1)
-planned("nearest 2, shared 1, size 9, noise warped", extra="noise", size=9, nearest=2, shared=1)
-planned("nearest 3, shared 1, size 10, noise warped", extra="noise", size=10, nearest=3, shared=1)
-planned("anchors 4, nearest 2, noise warped", extra="noise", nearest=2, shared=1, gap=4)
-planned("anchors 6, nearest 2, size 10, noise warped", extra="noise", size=10, nearest=2, shared=1, gap=6)
-STRATEGIES["chain 16, overlap 2, noise warped"] = (chain(16, 2), "noise")
-STRATEGIES["together: nearest 2, shared 2, noise warped"] = (STRATEGIES["nearest 2, shared 2"][0], "together noise")
+planned("nearest 2, shared 1, noise carried", extra="noise", nearest=2, shared=1)
+planned("nearest 2, shared 2, noise carried", extra="noise", nearest=2, shared=2)
+planned("nearest 3, shared 1, noise carried", extra="noise", nearest=3, shared=1)
+planned("nearest 2, shared 1, size 9, noise carried", extra="noise", size=9, nearest=2, shared=1)
+planned("nearest 3, shared 1, size 10, noise carried", extra="noise", size=10, nearest=3, shared=1)
+planned("anchors 4, nearest 2, noise carried", extra="noise", nearest=2, shared=1, gap=4)
+planned("anchors 6, nearest 2, size 10, noise carried", extra="noise", size=10, nearest=2, shared=1, gap=6)
+STRATEGIES["chain 16, overlap 2, noise carried"] = (chain(16, 2), "noise")
+STRATEGIES["together: nearest 2, shared 2, noise carried"] = (STRATEGIES["nearest 2, shared 2"][0], "together noise")
 
 
 STRATEGIES["chain 8, overlap 1, noise carried"] = (chain(8, 1), "noise")
@@ -391,7 +420,7 @@ def main() -> None:
                         own = Sampling().initial_noise(views.latent_shape, level)
                         if "static" in extra:
                             own[sources + 1 :] = own[sources]
-                        noise[level] = own if "static" in extra else windows.carry_noise(own, scene.cameras, sources)
+                        noise[level] = own if "static" in extra else carry_noise(own, scene.cameras, sources)
                 level0 = None
                 if "together" in extra:
                     level1 = together(gld, 1, views, None, plan, args.steps, noise[1])

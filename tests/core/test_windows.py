@@ -71,22 +71,6 @@ def test_a_path_that_fits_is_sampled_as_ever(gld, views):
     assert seams == [] and torch.equal(rgb, gld.decode_rgb(short, level1, level0))
 
 
-def test_noise_stays_with_the_point_that_a_patch_shows():
-    """The camera moves by one patch a view to the right, at the depth that a scene of one camera is taken to have."""
-    c2w = torch.eye(4).repeat(6, 1, 1)
-    c2w[1:, 0, 3] = torch.arange(5) * 14 / 60
-    cameras = Cameras(c2w, torch.tensor([[60.0, 0, 28], [0, 60, 21], [0, 0, 1]]).expand(6, 3, 3), 42, 56)
-    noise = torch.randn(6, 8, 3, 4)
-    carried = windows.carry_noise(noise, cameras, 1)
-    assert torch.equal(carried[:2], noise[:2])
-    assert torch.equal(carried[2, ..., :3], noise[1, ..., 1:]) and torch.equal(carried[2, ..., 3], noise[2, ..., 3])
-    assert torch.equal(carried[3, ..., :2], noise[1, ..., 2:])
-    with_special_tokens = torch.cat([torch.zeros(6, 8, 5), noise.flatten(2)], dim=2)[..., None]
-    packed = windows.carry_noise(with_special_tokens, cameras, 1)
-    assert torch.equal(packed[:, :, :5], with_special_tokens[:, :, :5])
-    assert torch.equal(packed[:, :, 5:].flatten(2), carried.flatten(2))
-
-
 def test_held_views_are_seen_on_their_way_from_their_noise_and_come_out_as_they_were(gld, views):
     short = windows.part(views, Window(list(range(5)), []))
     noise, data = torch.randn(short.latent_shape), torch.randn(short.latent_shape[1:])

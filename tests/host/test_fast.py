@@ -70,7 +70,7 @@ def test_every_window_of_a_long_path_shares_its_own(server, fast, only, core, co
     prompt["level1"]["inputs"] |= {"window": 4, "overlap": 1}
     found = server.run(only(prompt, "save level1")).latent("save level1")
     views, solver = core_views(), Solver(guidance=(0.0, 0.97), reuse_encoder_for=2)
-    plan, noise = windows.split_into_windows(2, 6, 4, 1), windows.carry_noise(host_noise(views, 7), views.cameras, 2)
+    plan, noise = windows.split_into_windows(2, 6, 4, 1), host_noise(views, 7)
     meant = windows.sample(core, 1, views, None, plan, Sampling(STEPS, noise=noise, solver=solver))
     assert relative(found[0].transpose(0, 1), meant) < 1e-5
 

@@ -49,7 +49,7 @@ def path_views(core, scene):
 def test_windows_are_the_cores(server, long_path, core, path_views, host_noise):
     result = server.run(long_path(11, **PLAN), preview_method="latent2rgb")
     plan = windows.split_into_windows(2, 13, 6, 1)
-    noise = windows.carry_noise(host_noise(path_views, 7), path_views.cameras, 2)
+    noise = host_noise(path_views, 7)
     assert len(plan) == 4
     level1 = windows.sample(core, 1, path_views, None, plan, Sampling(3, noise=noise))
     level0 = windows.sample(core, 0, path_views, level1, plan, Sampling(3, noise=noise))
