@@ -13,13 +13,12 @@ from ..gld_core.cameras.motions import scene_depth
 from ..gld_core.io.cameras import camera_source, files_in, find_folders, read_scene
 from ..gld_core.io.colmap import write_colmap
 from ..gld_core.io.comfyui import preview_world, read_da3_geometry, read_load3d, to_load3d
-from ..gld_core.io.files import atomic_folder, check_new
 from ..gld_core.io.matrices import read_matrices
 from ..gld_core.io.nerfstudio import write_transforms
 from ..gld_core.io.parsing import parse_json
 from ..gld_core.io.scenes import Given, Scene, scene_of
 from . import host
-from .host.folders import check_prefix, in_input_folder, input_path, output_path, stamp
+from .host.folders import check_prefix, in_input_folder, input_path, save_numbered, stamp
 from .host.inputs import check_choice, problem
 from .sockets import DA3Geometry, GLDCameras, indices
 
@@ -277,15 +276,16 @@ class GLDSaveCameras(io.ComfyNode):
             raise ValueError(f"The input 'view' is {view}; there are views 0 to {len(cameras) - 1}.")
         cameras, error = nearest_pinhole(cameras)
         info = to_load3d(cameras[view], scene_depth(cameras), preview_world(cameras))[0]
-        path = Path(output_path(filename_prefix) + "_")
         files = [f"view_{number:05d}.png" for number in range(len(cameras))]
-        if format == "transforms.json":
-            path = path.with_name(f"{path.name}.json")
-            check_new(path)
-            write_transforms(path, cameras, [{"file_path": f"images/{file}"} for file in files])
-        else:
-            with atomic_folder(path) as temporary:
-                write_colmap(temporary, cameras, files, binary=format == "COLMAP binary")
+
+        def write(path: Path) -> None:
+            if format == "transforms.json":
+                write_transforms(path, cameras, [{"file_path": f"images/{file}"} for file in files])
+            else:
+                path.mkdir()
+                write_colmap(path, cameras, files, binary=format == "COLMAP binary")
+
+        path, _ = save_numbered(filename_prefix, "_.json" if format == "transforms.json" else "_", write)
         written = path.relative_to(folder_paths.get_output_directory()).as_posix()
         text = f"{len(cameras)} cameras: {written}"
         if error:

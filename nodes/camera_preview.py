@@ -101,13 +101,14 @@ class GLDPreviewCameras(io.ComfyNode):
         if not keep.any():
             raise ValueError("All depth is below the minimum confidence; lower 'min_confidence'.")
         maps = PosedDepth(found.depth, own, keep)
-        masks = coverage(maps, targets, host.progress_bar())
+        progress = host.progress_bar()
+        masks = coverage(maps, targets, progress)
         share = masks.mean(dim=(1, 2))
         xyz = torch.stack([maps.points(view) for view in range(N)])
         rgb = (geometry["image"][:N, ..., :3].cpu().float().clamp(0, 1) * 255).round().byte()
         valid = torch.isfinite(xyz).all(dim=-1)
         xyz, rgb = xyz[valid], rgb[valid]
-        chosen = even_subset(xyz, max_points)
+        chosen = even_subset(xyz, max_points, lambda: progress(len(targets), len(targets)))
         lines = frusta(cameras, N, FRUSTUM * scene_diagonal(xyz), share)
         glb = glb_bytes([PointCloud(xyz[chosen], rgb[chosen]), lines], preview_world(own))
         page = plan(cameras, N, xyz, rgb, share)[None]

@@ -2,6 +2,7 @@
 
 import os
 from io import BytesIO
+from pathlib import Path
 from uuid import uuid4
 
 import folder_paths
@@ -15,7 +16,7 @@ from ..gld_core.geometry.mesh import atlas, fuse_mesh, view_meshes
 from ..gld_core.geometry.points import PointCloud, even_subset, fuse_points, point_cloud
 from . import host
 from .geometry import geometry_inputs, selected, selection_inputs, with_photographs
-from .host.folders import check_prefix, output_path
+from .host.folders import check_prefix, save_numbered
 from .host.inputs import check_choice, problem
 
 # (x, y, z) with y up to (x, -z, y) with z up.
@@ -120,7 +121,7 @@ class GLDExportGLB(io.ComfyNode):
                 )
                 progress(view + 1, len(maps))
             points, colors = map(torch.cat, zip(*clouds, strict=True))
-            chosen = even_subset(points, max_points)
+            chosen = even_subset(points, max_points, lambda: progress(len(maps), len(maps)))
             parts = [PointCloud(points[chosen], colors[chosen])]
         else:
             if kind["kind"] == "points":
@@ -239,17 +240,20 @@ class GLDExportDataset(io.ComfyNode):
     def execute(
         cls, geometry, cameras, filename_prefix, min_confidence, keep_at_least, confirmed_by, max_points, format
     ):
-        folder = output_path(filename_prefix)
         maps = with_photographs(selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by), geometry)
         sources = geometry.get("gld_sources", 0)
-        cloud = fuse_points(maps, max_points, progress=host.progress_bar())
+        progress = host.progress_bar()
+        cloud = fuse_points(maps, max_points, progress=progress)
         names = [f"{view:04}" for view in range(len(cameras))]
-        if format["format"] == "COLMAP":
-            error = write_colmap_dataset(folder, names, maps, cloud, format["binary"], sources)
-        else:
-            error = write_nerfstudio_dataset(folder, names, maps, cloud, sources)
+
+        def write(path: Path) -> float:
+            if format["format"] == "COLMAP":
+                return write_colmap_dataset(path, names, maps, cloud, format["binary"], sources, progress)
+            return write_nerfstudio_dataset(path, names, maps, cloud, sources, progress)
+
+        folder, error = save_numbered(filename_prefix, "", write)
         text = f"{len(names)} views and {min(len(cloud.xyz), SPARSE_POINTS)} points in {folder}"
         if error:
             text += f"; the cameras are the nearest ones without skew, {error:.2f} pixels off"
         host.say(text, cls.hidden.unique_id)
-        return io.NodeOutput(folder)
+        return io.NodeOutput(str(folder))

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..cameras.conventions import nearest_pinhole
-from ..geometry.depth_maps import PosedDepth, agreement, observations
+from ..geometry.depth_maps import PosedDepth, Progress, agreement, observations
 from ..geometry.points import PointCloud, even_subset
 from ..io.colmap import write_colmap
 from ..io.files import atomic_folder, check_names
@@ -53,13 +53,14 @@ def write_colmap_dataset(
     cloud: PointCloud,
     binary: bool = True,
     photographs: int = 0,
+    progress: Progress | None = None,
 ) -> float:
     """images/<name>.png, masks/<name>.png and sparse/0, a COLMAP model of PINHOLE cameras with points and which views
     see them.
 
     The first `photographs` pictures are photographs, the others were generated. Of the cloud at most SPARSE_POINTS are
-    taken, evenly over space. Returns how far the cameras written are from the scene's, in pixels: `nearest_pinhole`.
-    Raises FileExistsError where the folder exists.
+    taken, evenly over space. progress(pictures written, pictures). Returns how far the cameras written are from the
+    scene's, in pixels: `nearest_pinhole`. Raises FileExistsError where the folder exists.
     """
     check_names(names, len(scene))
     cameras, error = nearest_pinhole(scene.cameras)
@@ -72,19 +73,27 @@ def write_colmap_dataset(
         for view, file in enumerate(files):
             write_png(temporary / "images" / file, scene.picture(view))
             write_mask(temporary / "masks" / file, weights[view])
+            if progress is not None:
+                progress(view + 1, len(files))
         write_colmap(temporary / "sparse" / "0", cameras, files, xyz, rgb, binary, seen)
     return error
 
 
 def write_nerfstudio_dataset(
-    folder: str | Path, names: Sequence[str], scene: PosedDepth, cloud: PointCloud, photographs: int = 0
+    folder: str | Path,
+    names: Sequence[str],
+    scene: PosedDepth,
+    cloud: PointCloud,
+    photographs: int = 0,
+    progress: Progress | None = None,
 ) -> float:
     """images/<name>.png, depth/<name>.npy, masks/<name>.png, points.ply and the transforms.json that names them all.
 
     The first `photographs` pictures are photographs, the others were generated, as each frame's own "generated" says.
     Depth is float32 (H, W) in thousandths of the cameras' unit, nerfstudio's default, with 0 where it does not count.
-    Of the cloud at most SPARSE_POINTS are taken, evenly over space. Returns how far the cameras written are from the
-    scene's, in pixels: `nearest_pinhole`. Raises FileExistsError where the folder exists.
+    Of the cloud at most SPARSE_POINTS are taken, evenly over space. progress(pictures written, pictures). Returns how
+    far the cameras written are from the scene's, in pixels: `nearest_pinhole`. Raises FileExistsError where the folder
+    exists.
     https://docs.nerf.studio/quickstart/data_conventions.html
     """
     check_names(names, len(scene))
@@ -109,6 +118,8 @@ def write_nerfstudio_dataset(
             depth = (1 / DEPTH_STEP / scene.inverse[view].double()).nan_to_num(0).float()
             np.save(temporary / paths["depth_file_path"], depth.numpy())
             files.append({**paths, "generated": view >= photographs})
+            if progress is not None:
+                progress(view + 1, len(names))
         write_ply(temporary / "points.ply", xyz, cloud.rgb[chosen], normals)
         write_transforms(temporary / "transforms.json", cameras, files, ply_file_path="points.ply")
     return error

@@ -56,17 +56,22 @@ def fuse_mesh(
     """
     maps = maps.frontal()
     V = len(maps)
-    steps = iter(range(1, 3 * V + 1))
+    done = 0
+
+    def pause() -> None:
+        if progress is not None:
+            progress(done, 3 * V)
 
     def step() -> None:
-        if progress is not None:
-            progress(next(steps), 3 * V)
+        nonlocal done
+        done += 1
+        pause()
 
     # 1. The voxels to work on: the corners of those with points in them, and of their neighbours, which a surface near
     # a voxel's side passes too.
     origin = maps.eyes.double().mean(0).numpy()
     pixel = pixel_footprint(maps)
-    cells = VoxelMeans(origin, max(voxel or 1.5 * pixel, pixel), maximum)
+    cells = VoxelMeans(origin, max(voxel or 1.5 * pixel, pixel), maximum, pause)
     for view in range(V):
         xyz = without_gaps(maps.points(view), maps.inverse[view], maps.edge, cells.voxel)
         cells.add(F.pad(xyz, (0, 6)).numpy())
@@ -75,6 +80,7 @@ def fuse_mesh(
     side = cells.voxel
     keys = np.unique(cell_keys(cells.means[:, :3].astype(np.float64), origin, side))
     for shift in (0, BITS, 2 * BITS):
+        pause()
         keys = np.unique(np.concatenate([keys + (step << shift) for step in range(-1, 3)]))
 
     # 2. Their signed distance to the surface along each view's normals, positive towards the camera.
@@ -82,6 +88,7 @@ def fuse_mesh(
     for view in range(V):
         facing = maps.surface(view)[2]
         for start in range(0, len(keys), PIECE):
+            pause()
             piece = slice(start, start + PIECE)
             corners = torch.from_numpy(cell_corners(keys[piece], origin, side)).float()
             look = maps.look(view, corners)

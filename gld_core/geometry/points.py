@@ -1,5 +1,6 @@
 """One point cloud from the depth maps of several views."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,9 @@ import torch
 from torch import Tensor
 
 from .depth_maps import PosedDepth, Progress, unit, unproject
+
+# Called between pieces of long work; what it raises ends the work.
+Pause = Callable[[], None]
 
 # Voxel coordinates have this many bits per axis; what lies further out is moved to the border.
 BITS = 21
@@ -24,6 +28,10 @@ class PointCloud:
     voxel: float | None = None
 
 
+def go_on() -> None:
+    pass
+
+
 def cell_keys(xyz: np.ndarray, origin: np.ndarray, voxel: float) -> np.ndarray:
     """(P,) int64: the voxel of each point (P, 3), x fastest, in an order that follows space."""
     half = 1 << (BITS - 1)
@@ -37,7 +45,7 @@ def cell_corners(keys: np.ndarray, origin: np.ndarray, voxel: float) -> np.ndarr
     return (cells - (1 << (BITS - 1))) * voxel + origin
 
 
-def even_voxel(xyz: np.ndarray, origin: np.ndarray, voxel: float, most: int) -> float:
+def even_voxel(xyz: np.ndarray, origin: np.ndarray, voxel: float, most: int, pause: Pause = go_on) -> float:
     """A side, from `voxel` up, at which points (P, 3) occupy at most `most` voxels and no fewer than need be."""
     low, high, side = voxel, np.inf, voxel
     left = len(np.unique(cell_keys(xyz, origin, voxel)))
@@ -48,6 +56,7 @@ def even_voxel(xyz: np.ndarray, origin: np.ndarray, voxel: float, most: int) -> 
         side *= (left / (0.97 * most)) ** 0.5
         if not low < side < high:
             side = (low * high) ** 0.5 if np.isfinite(high) else 1.5 * low
+        pause()
         left = len(np.unique(cell_keys(xyz, origin, side)))
         if left > most:
             low = side
@@ -58,14 +67,15 @@ def even_voxel(xyz: np.ndarray, origin: np.ndarray, voxel: float, most: int) -> 
     return high if np.isfinite(high) else 2 * low
 
 
-def even_subset(xyz: Tensor, maximum: int) -> Tensor:
+def even_subset(xyz: Tensor, maximum: int, pause: Pause = go_on) -> Tensor:
     """(K,) indices in order, K <= maximum, of points (P, 3) spread evenly over space: one per voxel, the first."""
     if len(xyz) <= maximum:
         return torch.arange(len(xyz))
     points = xyz.double().numpy()
     low, high = np.percentile(points[:: len(points) // 100_000 + 1], [5, 95], axis=0)
     origin = (low + high) / 2
-    voxel = even_voxel(points, origin, max(float(np.linalg.norm(high - low)), 1e-6) / 2 / maximum**0.5, maximum)
+    voxel = max(float(np.linalg.norm(high - low)), 1e-6) / 2 / maximum**0.5
+    voxel = even_voxel(points, origin, voxel, maximum, pause)
     _, first = np.unique(cell_keys(points, origin, voxel), return_index=True)
     return torch.from_numpy(np.sort(first))
 
@@ -73,8 +83,8 @@ def even_subset(xyz: Tensor, maximum: int) -> Tensor:
 class VoxelMeans:
     """Means of points that share a voxel, gathered piece by piece. The voxel grows when there are more than `most`."""
 
-    def __init__(self, origin: np.ndarray, voxel: float, most: int):
-        self.origin, self.voxel, self.most = origin, voxel, most
+    def __init__(self, origin: np.ndarray, voxel: float, most: int, pause: Pause = go_on):
+        self.origin, self.voxel, self.most, self.pause = origin, voxel, most, pause
         self.means = np.empty((0, 9), np.float32)
         self.count = np.empty(0, np.float32)
         self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
@@ -91,7 +101,9 @@ class VoxelMeans:
         self.waiting = []
         self.means, self.count = self.reduce(*(np.concatenate(part) for part in zip(*pieces, strict=True)))
         while len(self.count) > limit:
-            self.voxel = even_voxel(self.means[:, :3].astype(np.float64), self.origin, self.voxel, self.most)
+            self.voxel = even_voxel(
+                self.means[:, :3].astype(np.float64), self.origin, self.voxel, self.most, self.pause
+            )
             self.means, self.count = self.reduce(self.means, self.count)
             limit = self.most
 
@@ -129,14 +141,19 @@ def fuse_points(
     between neighbouring pixels. While there are more than `maximum` points the voxel grows, so that what is left is
     spread evenly over space; the cloud says which side it came to.
     """
-    cloud = VoxelMeans(maps.eyes.double().mean(0).numpy(), voxel or pixel_footprint(maps), maximum)
+    view = -1
+
+    def step() -> None:
+        if progress is not None:
+            progress(view + 1, len(maps))
+
+    cloud = VoxelMeans(maps.eyes.double().mean(0).numpy(), voxel or pixel_footprint(maps), maximum, step)
     for view in range(len(maps)):
         xyz, normals, _ = maps.surface(view)
         seen = torch.isfinite(xyz[..., 0])
         rgb = maps.picture(view).permute(1, 2, 0)
         cloud.add(torch.cat([xyz, rgb, normals], dim=-1)[seen].numpy())
-        if progress is not None:
-            progress(view + 1, len(maps))
+        step()
     cloud.merge(maximum)
     xyz, rgb, normals = torch.from_numpy(cloud.means).split(3, dim=1)
     return PointCloud(xyz.contiguous(), (rgb * 255).round().byte(), unit(normals), cloud.voxel)

@@ -1,14 +1,17 @@
 """Where files are: models, and what is written below the output folder."""
 
 import os
+import tempfile
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import folder_paths
 
 from ...gld_core import checkpoints
 
+T = TypeVar("T")
 FOLDER = "gld"
 NANO = "nano"
 EXTENSIONS = {".safetensors", ".pt"}
@@ -80,13 +83,36 @@ def check_prefix(prefix: str) -> None:
     raise ValueError(f"The input 'filename_prefix' is {prefix[:60]!r} ({reason}); give a name such as GLD/scene.")
 
 
-def output_path(prefix: str) -> str:
-    """Where a numbered result goes in the output folder. ValueError where it cannot be there."""
+def save_numbered(prefix: str, suffix: str, write: Callable[[Path], T]) -> tuple[Path, T]:
+    """write(path) makes a file or folder, which then gets the next number in the output folder: its path, and what
+    write returns. Where another server takes a number first, the next one is taken. ValueError for a wrong prefix.
+    """
+    top = folder_paths.get_output_directory()
     check_prefix(prefix)
     try:
-        folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+        folder = folder_paths.get_save_image_path(prefix, top)[0]
     except (ValueError, OSError) as error:
-        raise ValueError(
-            f"The input 'filename_prefix' is {prefix[:60]!r} ({error}); give a name such as GLD/scene."
-        ) from None
-    return os.path.join(folder, f"{name}_{number:05}")
+        raise ValueError(f"The input 'filename_prefix' is {prefix[:60]!r} ({error}); give another name.") from error
+    with tempfile.TemporaryDirectory(prefix=".gld-", dir=folder) as scratch:
+        temporary = Path(scratch) / f"new{suffix}"
+        written = write(temporary)
+        while True:
+            _, name, number, *_ = folder_paths.get_save_image_path(prefix, top)
+            path = Path(folder) / f"{name}_{number:05}{suffix}"
+            if claim(temporary, path):
+                return path, written
+
+
+def claim(temporary: Path, path: Path) -> bool:
+    """Move a file or folder to `path`, unless something is there or comes there meanwhile."""
+    try:
+        if temporary.is_dir():
+            path.mkdir()
+        else:
+            path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    if temporary.is_dir() and os.name == "nt":
+        path.rmdir()
+    os.replace(temporary, path)
+    return True

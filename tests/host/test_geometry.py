@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -299,6 +300,36 @@ def test_a_long_export_is_cancelled_and_leaves_nothing(server, room, only):
     kinds = [kind for kind, _ in server.history(prompt_id)["status"]["messages"]]
     assert "execution_interrupted" in kinds and max(after, default=0) < 60
     assert set((server.base / "temp").rglob("*.glb")) == before
+
+
+LONG = {
+    "released points": ("glb", {"kind": "released points"}),
+    "points": ("glb", {"kind": "points"}),
+    "mesh": ("glb", {"kind": "mesh"}),
+    "textured mesh": ("glb", {"kind": "textured mesh"}),
+    "COLMAP": ("dataset", {"format": "COLMAP", "filename_prefix": "cancelled/set"}),
+    "nerfstudio": ("dataset", {"format": "nerfstudio", "filename_prefix": "cancelled/set"}),
+}
+
+
+@pytest.mark.parametrize("moment", ["first", "last"])
+@pytest.mark.parametrize("name", LONG)
+def test_cancelling_ends_long_work_at_once(server, room, only, name, moment):
+    """Two million points: thinning them out, and writing their pictures, took seconds after the last progress."""
+    node, changes = LONG[name]
+    prompt = only(room(views=24, height=238, width=350, max_points=20_000, **changes), node)
+    prompt_id = server.queue(prompt)
+    while True:
+        message = server.messages.get(timeout=240)
+        assert message["type"] != "executing" or message["data"]["node"] is not None, "it ended before"
+        value = message["data"] if message["type"] == "progress" and message["data"]["node"] == node else None
+        if value is not None and (moment == "first" or value["value"] == value["max"]):
+            break
+    start = time.monotonic()
+    server.post("/interrupt", {})
+    server.wait(prompt_id)
+    assert time.monotonic() - start < 3
+    assert not list((server.base / "output/cancelled").glob(".gld*"))
 
 
 def test_views_become_a_video_in_the_order_of_the_path(server, graph, only):
