@@ -40,7 +40,10 @@ def transforms(folder: Path, matrices=None, names=None, **content) -> Path:
     own = {"w": WIDTH, "h": HEIGHT, "fl_x": 70.0} | content
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "transforms.json"
-    path.write_text(json.dumps({key: value for key, value in own.items() if value is not None} | {"frames": frames}))
+    path.write_text(
+        json.dumps({key: value for key, value in own.items() if value is not None} | {"frames": frames}),
+        encoding="utf-8",
+    )
     return path
 
 

@@ -61,7 +61,7 @@ def test_only_depth_that_counts_is_written_and_masks_say_what_is_generated(scene
     maps = replace(maps, depth=wrong, keep=keep)
     write_nerfstudio_dataset(tmp_path / "nerf", NAMES, maps, cloud, photographs=1)
     write_colmap_dataset(tmp_path / "colmap", NAMES, maps, cloud, photographs=1)
-    frames = json.loads((tmp_path / "nerf" / "transforms.json").read_text())["frames"]
+    frames = json.loads((tmp_path / "nerf" / "transforms.json").read_text(encoding="utf-8"))["frames"]
     assert [frame["generated"] for frame in frames] == [False, True, True]
     for name, frame in zip(NAMES, frames, strict=True):
         depth = np.load(tmp_path / "nerf" / frame["depth_file_path"])
@@ -108,7 +108,9 @@ def test_transforms_name_a_lens_that_trainers_know_once_for_all(scene, tmp_path)
     K[1, 0, 0] += 3
     other = replace(maps, cameras=replace(maps.cameras, K=K))
     write_nerfstudio_dataset(tmp_path / "other", NAMES, other, cloud)
-    same, other = (json.loads((tmp_path / name / "transforms.json").read_text()) for name in ("same", "other"))
+    same, other = (
+        json.loads((tmp_path / name / "transforms.json").read_text(encoding="utf-8")) for name in ("same", "other")
+    )
     for content in (same, other):
         assert content["camera_model"] == "OPENCV" and content["w"] == 84 and content["h"] == 56
         assert [content[key] for key in ("k1", "k2", "p1", "p2")] == [0, 0, 0, 0]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gld_core.cameras import Cameras
 from gld_core.io.cameras import read_cameras, read_scene
@@ -153,6 +154,222 @@ def test_da3_geometry_of_the_core_is_scaled_from_the_size_the_network_worked_at(
     assert np.abs(cameras.K.numpy() - enlarged).max() < 1e-4 and (cameras.height, cameras.width) == (150, 294)
     own = geometry | {"depth": torch.ones(4, HEIGHT, WIDTH), "intrinsics": torch.tensor(K[None])}
     assert reprojection_error(read_da3_geometry(own)[0]) < 0.01
+
+
+def test_camera_path_of_nerfstudio_has_a_vertical_field_of_view(tmp_path):
+    entries = [
+        {
+            "camera_to_world": (pose @ FLIP).ravel().tolist(),
+            "fov": np.degrees(2 * np.arctan(HEIGHT / 2 / 80)),
+            "aspect": 1.4,
+        }
+        for pose in C2W
+    ]
+    content = {"camera_type": "perspective", "render_height": HEIGHT, "render_width": WIDTH, "camera_path": entries}
+    cameras, _ = read_cameras(write_json(tmp_path / "camera_path.json", content))
+    assert np.abs(cameras.c2w.numpy() - C2W).max() < 1e-6
+    assert torch.allclose(cameras.K, torch.tensor([[80.0, 0, 49], [0, 80, 35], [0, 0, 1]]))
+
+
+def centred_error(cameras: Cameras, shown=NAMES) -> float:
+    """`reprojection_error` of cameras whose K is COLMAP's with the principal point in the middle."""
+    cameras = Cameras(cameras.c2w, torch.tensor(np.stack([IMAGES[name][1] for name in shown])), HEIGHT, WIDTH)
+    return reprojection_error(cameras, shown=shown)
+
+
+def test_cameras_of_gaussian_splats_are_camera_to_world_with_opencv_axes(tmp_path):
+    entries = [
+        {"id": i, "img_name": name, "width": WIDTH, "height": HEIGHT, "position": pose[:3, 3].tolist(),
+         "rotation": pose[:3, :3].tolist(), "fx": k[0, 0], "fy": k[1, 1]}
+        for i, (name, pose, k) in enumerate(zip(NAMES, C2W, K, strict=True))
+    ]  # fmt: skip
+    cameras, names = read_cameras(write_json(tmp_path / "cameras.json", entries))
+    assert names == NAMES and centred_error(cameras) < 0.01
+    assert np.allclose(cameras.K[:, [0, 1, 0, 1], [0, 1, 2, 2]], np.c_[K[:, 0, 0], K[:, 1, 1], [[49, 35]] * 4])
+
+
+def test_results_of_depth_anything_have_world_to_camera_and_the_size_of_their_depth(tmp_path):
+    folder = tmp_path / "exports/npz"
+    folder.mkdir(parents=True)
+    depth = np.zeros((4, HEIGHT, WIDTH), np.float32)
+    np.savez_compressed(folder / "results.npz", depth=depth, extrinsics=W2C[:, :3], intrinsics=K)
+    assert reprojection_error(read_cameras(folder / "results.npz")[0]) < 0.01
+    assert reprojection_error(read_cameras(tmp_path)[0]) < 0.01
+
+
+def test_poses_bounds_of_llff_have_axes_down_right_back_and_the_pictures_in_order(tmp_path):
+    rows = []
+    for pose in C2W:
+        right, down, forward, centre = pose[:3].T
+        size = [HEIGHT, WIDTH, 80.0]
+        rows.append(np.r_[np.c_[down, right, -forward, centre, size].ravel(), 0.1, 9.0])
+    np.save(tmp_path / "poses_bounds.npy", np.array(rows))
+    for name in NAMES:
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / name)
+    scene = read_scene(tmp_path, None)
+    assert [view.picture.name for view in scene.views] == NAMES
+    assert np.abs(scene.cameras.c2w.numpy() - C2W).max() < 1e-6 and scene.cameras.K[0, 0, 0] == 80
+
+
+def test_opensfm_turns_by_an_axis_times_an_angle_and_measures_in_the_longer_side(tmp_path):
+    cameras = {
+        name: {"projection_type": "brown", "width": WIDTH, "height": HEIGHT, "focal_x": k[0, 0] / WIDTH,
+               "focal_y": k[1, 1] / WIDTH, "c_x": (k[0, 2] - WIDTH / 2) / WIDTH, "c_y": (k[1, 2] - HEIGHT / 2) / WIDTH}
+        for name, k in zip(NAMES, K, strict=True)
+    }  # fmt: skip
+    shots = {}
+    for name, w2c in zip(NAMES, W2C, strict=True):
+        values, vectors = np.linalg.eig(w2c[:3, :3])
+        axis = np.real(vectors[:, np.argmin(np.abs(values - 1))])
+        skew = np.array([w2c[2, 1] - w2c[1, 2], w2c[0, 2] - w2c[2, 0], w2c[1, 0] - w2c[0, 1]])
+        angle = np.arctan2(skew @ axis, np.trace(w2c[:3, :3]) - 1)
+        shots[name] = {"camera": name, "rotation": (axis * angle).tolist(), "translation": w2c[:3, 3].tolist()}
+    content = [{"cameras": cameras, "shots": shots, "points": {}}]
+    found, names = read_cameras(write_json(tmp_path / "reconstruction.json", content))
+    assert names == NAMES and reprojection_error(found) < 0.01
+
+
+def metashape_xml(extra="", component="") -> str:
+    sensors, cameras = "", ""
+    for i, (name, pose, k) in enumerate(zip(NAMES, C2W, K, strict=True)):
+        cx, cy = k[0, 2] - WIDTH / 2, k[1, 2] - HEIGHT / 2
+        sensors += (
+            f'<sensor id="{i}" type="frame"><resolution width="{WIDTH}" height="{HEIGHT}"/><calibration type="frame" '
+            f'class="adjusted"><f>{k[0, 0]}</f><cx>{cx}</cx><cy>{cy}</cy></calibration></sensor>'
+        )
+        transform = " ".join(map(repr, pose.ravel().tolist()))
+        cameras += f'<camera id="{i}" sensor_id="{i}" label="{name}" component_id="0">'
+        cameras += f"<transform>{transform}</transform></camera>"
+    cameras += '<camera id="9" sensor_id="0" label="lost.jpg"/>'
+    return (
+        f'<?xml version="1.0"?>{extra}<document version="1.5.0"><chunk label="1"><sensors>{sensors}</sensors>'
+        f"<components>{component}</components><cameras>{cameras}</cameras></chunk></document>"
+    )
+
+
+def test_metashape_has_camera_to_world_and_leaves_out_what_was_not_aligned(tmp_path):
+    (tmp_path / "cameras.xml").write_text(metashape_xml(), encoding="utf-8")
+    scene = read_scene(tmp_path / "cameras.xml", None)
+    cameras = scene.cameras
+    # Its lenses have one focal length.
+    meant = torch.tensor(K)
+    meant[:, 1, 1] = meant[:, 0, 0]
+    assert len(scene) == 5 and "lost.jpg was not aligned" in scene.left_out()
+    assert np.abs(cameras.c2w.numpy() - C2W).max() < 1e-6 and torch.allclose(cameras.K.double(), meant)
+
+
+def test_a_component_of_metashape_is_brought_to_the_chunk(tmp_path):
+    part = '<component id="0"><transform><rotation>0 -1 0 1 0 0 0 0 1</rotation><translation>1 2 3</translation>'
+    component = f"{part}<scale>2</scale></transform></component>"
+    (tmp_path / "a.xml").write_text(metashape_xml(component=component), encoding="utf-8")
+    turned = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    found = read_cameras(tmp_path / "a.xml")[0].c2w.numpy()
+    assert np.abs(found[:, :3, 3] - (2 * C2W[:, :3, 3] @ turned.T + [1, 2, 3])).max() < 1e-5
+    assert np.abs(found[:, :3, :3] - turned @ C2W[:, :3, :3]).max() < 1e-6
+
+
+def test_entities_in_xml_are_refused_before_they_grow(tmp_path):
+    entities = "".join(f'<!ENTITY {b} "{10 * f"&{a};"}">' for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    (tmp_path / "a.xml").write_text(metashape_xml(f'<!DOCTYPE x [<!ENTITY a "x">{entities}]>'), encoding="utf-8")
+    with pytest.raises(ValueError, match="declares a document type"):
+        read_cameras(tmp_path / "a.xml")
+
+
+def test_realitycapture_looks_down_with_the_upper_edge_to_the_north(tmp_path):
+    """Heading east by 90 degrees, pitch 0: the picture's upper edge is east; pitch 90: it looks north, upright."""
+    rows = ["#name,x,y,alt,heading,pitch,roll,f,px,py,k1,k2,k3,k4,t1,t2"]
+    rows += ["a.jpg,1,2,3,90,0,0,36,0.01,-0.02,0,0,0,0,0,0", "b.jpg,4,5,6,0,90,0,24,0,0,0,0,0,0,0,0"]
+    (tmp_path / "poses.csv").write_text("\n".join(rows), encoding="utf-8")
+    for name in "ab":
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"{name}.jpg")
+    cameras = read_scene(tmp_path, None).cameras
+    right, down, forward, centre = cameras.c2w[0, :3].numpy().T
+    assert np.allclose(forward, [0, 0, -1], atol=1e-6) and np.allclose(down, [-1, 0, 0], atol=1e-6)
+    assert np.allclose(right, [0, -1, 0], atol=1e-6) and np.allclose(centre, [1, 2, 3])
+    assert np.allclose(cameras.c2w[1, :3, 2], [0, 1, 0], atol=1e-6)
+    assert np.allclose(cameras.c2w[1, :3, 1], [0, 0, -1], atol=1e-6)
+    assert torch.allclose(cameras.K[0], torch.tensor([[98.0, 0, 49.98], [0, 98, 33.04], [0, 0, 1]]))
+    assert cameras.K[1, 0, 0].item() == pytest.approx(24 / 36 * 98)
+
+
+def test_bundler_has_world_to_camera_with_opengl_axes_and_names_in_its_list(tmp_path):
+    lines = ["# Bundle file v0.3", "5 0"]
+    for w2c in FLIP @ W2C:
+        lines += ["80.0 0 0", *(" ".join(map(repr, row.tolist())) for row in (*w2c[:3, :3], w2c[:3, 3]))]
+    lines += ["0 0 0", "0 0 0", "0 0 0", "0 0 0", "0 0 0"]
+    (tmp_path / "bundle.out").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "list.txt").write_text("\n".join(f"./{name} 0 80" for name in [*NAMES, "lost.jpg"]), encoding="utf-8")
+    for name in NAMES:
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / name)
+    scene = read_scene(tmp_path, None)
+    assert "lost.jpg" in scene.left_out() and [Path(view.name).name for view in scene.views][1:] == NAMES
+    assert np.abs(scene.cameras.c2w.numpy() - C2W).max() < 1e-6 and scene.cameras.K[0, 0, 0] == 80
+
+
+def test_keyframes_of_polycam_are_arkits_cameras_with_their_pictures(tmp_path):
+    for folder in ("corrected_cameras", "corrected_images", "images", "cameras"):
+        (tmp_path / "keyframes" / folder).mkdir(parents=True)
+    for place, (pose, k) in enumerate(zip(C2W, K, strict=True)):
+        entry = {f"t_{i}{j}": (pose @ FLIP)[i, j] for i in range(3) for j in range(4)}
+        entry |= {"fx": k[0, 0], "fy": k[1, 1], "cx": k[0, 2], "cy": k[1, 2], "width": WIDTH, "height": HEIGHT}
+        write_json(tmp_path / f"keyframes/corrected_cameras/{place}.json", entry)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"keyframes/corrected_images/{place}.jpg")
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"keyframes/images/{place}.jpg")
+    scene = read_scene(tmp_path, None)
+    assert scene.views[2].picture == tmp_path / "keyframes/corrected_images/2.jpg"
+    assert reprojection_error(scene.cameras) < 0.01
+
+
+def quaternion(R: np.ndarray) -> list[float]:
+    """xyzw of a rotation without a half turn."""
+    w = np.sqrt(1 + np.trace(R)) / 2
+    return [(R[2, 1] - R[1, 2]) / 4 / w, (R[0, 2] - R[2, 0]) / 4 / w, (R[1, 0] - R[0, 1]) / 4 / w, w]
+
+
+def test_record3d_has_quaternions_and_k_column_by_column(tmp_path):
+    poses = [[*quaternion((pose @ FLIP)[:3, :3]), *pose[:3, 3].tolist()] for pose in C2W]
+    content = {"w": WIDTH, "h": HEIGHT, "K": K[0].T.ravel().tolist(), "poses": poses, "fps": 60}
+    write_json(tmp_path / "metadata.json", content)
+    scene = read_scene(tmp_path, None)
+    assert np.abs(scene.cameras.c2w.numpy() - C2W).max() < 1e-6 and np.allclose(scene.cameras.K[1], K[0])
+
+
+def test_a_tum_trajectory_gives_each_picture_the_pose_nearest_in_time(tmp_path):
+    times = [1.0, 1.01, 2.0, 3.0]
+    rows = [
+        f"{time} {' '.join(map(repr, [*pose[:3, 3].tolist(), *map(float, quaternion(pose[:3, :3]))]))}"
+        for time, pose in zip(times, C2W, strict=True)
+    ]
+    (tmp_path / "groundtruth.txt").write_text("# timestamp tx ty tz qx qy qz qw\n" + "\n".join(rows), encoding="utf-8")
+    scene = read_scene(tmp_path, None, (HEIGHT, WIDTH), fov=90.0)
+    assert np.abs(scene.cameras.c2w.numpy() - C2W).max() < 1e-6
+    assert torch.allclose(scene.cameras.K[0], torch.tensor([[49.0, 0, 49], [0, 49, 35], [0, 0, 1]]))
+    (tmp_path / "rgb").mkdir()
+    for name in ("1.008", "2.015", "2.5"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"rgb/{name}.png")
+    scene = read_scene(tmp_path, None, fov=90.0)
+    assert np.abs(scene.cameras.c2w.numpy() - C2W[[1, 2]]).max() < 1e-6
+    assert "no pose within 0.02 s of 2.5" in scene.left_out()
+    with pytest.raises(ValueError, match="poses without a lens; give 'fov'"):
+        read_scene(tmp_path)
+
+
+def test_kitti_poses_take_the_lens_of_their_calibration(tmp_path):
+    (tmp_path / "poses.txt").write_text(
+        "\n".join(" ".join(map(repr, pose[:3].ravel().tolist())) for pose in C2W), encoding="utf-8"
+    )
+    P0, P2 = np.c_[K[0], np.zeros(3)], np.c_[K[1], K[1] @ [-0.5, 0, 0]]
+    calibration = [f"P{name}: {' '.join(map(repr, P.ravel().tolist()))}" for name, P in ((0, P0), (2, P2))]
+    (tmp_path / "calib.txt").write_text("\n".join(calibration), encoding="utf-8")
+    cameras = read_scene(tmp_path, None, (HEIGHT, WIDTH)).cameras
+    assert np.abs(cameras.c2w.numpy() - C2W).max() < 1e-6 and np.allclose(cameras.K, K[0])
+    (tmp_path / "image_2").mkdir()
+    for place in range(4):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"image_2/{place:06}.png")
+    beside = read_scene(tmp_path, None)
+    assert beside.views[3].picture.name == "000003.png" and np.allclose(beside.cameras.K, K[1])
+    assert np.abs(beside.cameras.c2w.numpy()[:, :3, 3] - (C2W @ [0.5, 0, 0, 1])[:, :3]).max() < 1e-6
 
 
 def three_js_pixels(info: dict, points: np.ndarray) -> np.ndarray:
