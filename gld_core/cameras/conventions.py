@@ -104,8 +104,8 @@ class Cameras:
                 f"{MAX_SIDE}."
             )
         names = [f"view {view}" for view in range(len(self))] if names is None else names
-        for name, problem, K in zip(names, pose_problems(self.c2w, names), self.K, strict=True):
-            problem = problem or lens_problem(K, self.height, self.width, name)
+        lenses = lens_problems(self.K, self.height, self.width, names)
+        for problem in map(lambda pose, lens: pose or lens, pose_problems(self.c2w, names), lenses):
             if problem:
                 raise ValueError(problem)
 
@@ -135,29 +135,37 @@ def pose_problems(c2w: Tensor, names: Sequence[str]) -> list[str]:
     return out
 
 
-def lens_problem(K: Tensor, height: int, width: int, name: str) -> str:
-    """Why no camera of height x width images can have K (3, 3), in a sentence with the view's name, or ""."""
-    name = name[:200]
-    if not torch.isfinite(K).all():
-        return f"The K of {name} is not finite; leave that view out."
-    fx, fy, (cx, cy) = K[0, 0].item(), K[1, 1].item(), K[:2, 2].tolist()
-    if fx <= 0 or fy <= 0:
-        return f"K of {name} has a focal length of 0 or below; give focal lengths in pixels."
-    if (K[2] - torch.tensor([0.0, 0.0, 1.0])).abs().max() > 1e-4 or K[1, 0] != 0:
-        return f"K of {name} is not [[fx, skew, cx], [0, fy, cy], [0, 0, 1]]; transpose or fix it."
-    low, high = FOCAL_RANGE
-    if not (low <= fx / width <= high and low <= fy / height <= high):
-        return (
-            f"K of {name} has focal lengths of {fx:.4g} and {fy:.4g} for a {width}x{height} "
-            "image, which no lens has; give focal lengths in pixels."
-        )
-    low, high = PRINCIPAL_RANGE
-    if not (low <= cx / width <= high and low <= cy / height <= high):
-        return (
-            f"K of {name} has its principal point ({cx:.4g}, {cy:.4g}) far from the middle of the "
-            f"{width}x{height} image; K belongs to another image size: scale it with the image."
-        )
-    return ""
+def lens_problems(K: Tensor, height: int, width: int, names: Sequence[str]) -> list[str]:
+    """Of each K (V, 3, 3): why no camera of height x width images can have it, in a sentence with the view's name, or
+    "".
+    """
+    K, out = K.double(), [""] * len(K)
+    focal, middle = K[:, [0, 1], [0, 1]], K[:, :2, 2]
+    size = torch.tensor([width, height], dtype=torch.float64)
+    finite = torch.isfinite(K).flatten(1).all(dim=1)
+    shape = (K[:, 2] - torch.tensor([0.0, 0, 1], dtype=torch.float64)).abs().amax(dim=1) <= 1e-4
+    shape &= K[:, 1, 0] == 0
+    lens = ((focal / size >= FOCAL_RANGE[0]) & (focal / size <= FOCAL_RANGE[1])).all(dim=1)
+    place = ((middle / size >= PRINCIPAL_RANGE[0]) & (middle / size <= PRINCIPAL_RANGE[1])).all(dim=1)
+    for view in (~(finite & shape & lens & place)).nonzero()[:, 0].tolist():
+        name, (fx, fy), (cx, cy) = names[view][:200], focal[view].tolist(), middle[view].tolist()
+        if not finite[view]:
+            out[view] = f"The K of {name} is not finite; leave that view out."
+        elif fx <= 0 or fy <= 0:
+            out[view] = f"K of {name} has a focal length of 0 or below; give focal lengths in pixels."
+        elif not shape[view]:
+            out[view] = f"K of {name} is not [[fx, skew, cx], [0, fy, cy], [0, 0, 1]]; transpose or fix it."
+        elif not lens[view]:
+            out[view] = (
+                f"K of {name} has focal lengths of {fx:.4g} and {fy:.4g} for a {width}x{height} "
+                "image, which no lens has; give focal lengths in pixels."
+            )
+        else:
+            out[view] = (
+                f"K of {name} has its principal point ({cx:.4g}, {cy:.4g}) far from the middle of the "
+                f"{width}x{height} image; K belongs to another image size: scale it with the image."
+            )
+    return out
 
 
 def nearest_pinhole(cameras: Cameras) -> tuple[Cameras, float]:

@@ -74,6 +74,8 @@ class Photographs:
         """The file of each name, None where there is none or two are as good; a file belongs to the one name that
         agrees with it best.
         """
+        if not self.files:
+            return [None] * len(names)
         best: list[tuple[int, PurePosixPath] | None] = []
         for name in names:
             wanted = parts_of(name)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..cameras.conventions import PRINCIPAL_RANGE, lens_problem, pose_problems
+from ..cameras.conventions import PRINCIPAL_RANGE, lens_problems, pose_problems
 from .files import natural_order, plain_name
 from .images import QUARTER_TURNS, Fit, PictureSize, fit_camera, fitting_size, picture_size, read_image
 from .photographs import parts_of, stem
@@ -108,8 +108,8 @@ class Scene:
                 and view.lens is not None
                 and (id(view.lens), view.size) not in fine
             ):
-                K = torch.from_numpy(view.lens(*view.size)).float()
-                problem = lens_problem(K, view.size[0], view.size[1], view.name)
+                K = torch.from_numpy(view.lens(*view.size)).float()[None]
+                problem = lens_problems(K, view.size[0], view.size[1], [view.name])[0]
                 if not problem:
                     fine.add((id(view.lens), view.size))
             if problem:
@@ -253,29 +253,34 @@ class Scene:
         The common size is `size`, else that of the first view fitted to `long_side`. Without long_side views keep
         their pixels; sizes that differ by a few, as programs that undistort leave them, are cropped to the smallest.
         """
-        lenses = [self.lens_of(number, self.image_size(place, number, images)) for place, number in enumerate(numbers)]
+        known: dict[tuple, tuple[Tensor, Size]] = {}
+        lenses = []
+        for place, number in enumerate(numbers):
+            view = self.views[number]
+            # Thousands of views have one camera; a picture may be of another size than that of the next view.
+            key = (id(view.lens), view.size, view.problem, images is None or place < images[0], view.picture)
+            if key not in known:
+                known[key] = self.lens_of(number, self.image_size(place, number, images))
+            lenses.append(known[key])
         sizes = [own for _, own in lenses]
         if size is not None:
             height, width = size
         elif self.long_side is not None:
             height, width = fitting_size(sizes[0][0], sizes[0][1], self.long_side)
         else:
-            height, width = (min(side) for side in zip(*sizes, strict=True))
-            if any(own[0] > 1.03 * height + 2 or own[1] > 1.03 * width + 2 for own in sizes):
+            height, width = (min(side) for side in zip(*set(sizes), strict=True))
+            if any(own[0] > 1.03 * height + 2 or own[1] > 1.03 * width + 2 for own in set(sizes)):
                 other = next(place for place, own in enumerate(sizes) if own != sizes[0])
                 raise ValueError(
                     f"{self.source} has images of {sizes[0][1]}x{sizes[0][0]} ({self.views[numbers[0]].name[:99]}) "
                     f"and of {sizes[other][1]}x{sizes[other][0]} ({self.views[numbers[other]].name[:99]}); choose "
                     "views of one size, or a 'long_side' that all are fitted to."
                 )
-        made: dict[tuple, tuple[Fit, Tensor]] = {}
-        out = []
-        for number, (K, own) in zip(numbers, lenses, strict=True):
-            key = (id(self.views[number].lens), self.views[number].size, own)
-            if key not in made:
-                made[key] = fit_camera(K, own[0], own[1], height, width)
-            out.append(made[key])
-        return out
+        made: dict[int, tuple[Fit, Tensor]] = {}
+        for K, own in lenses:
+            if id(K) not in made:
+                made[id(K)] = fit_camera(K, own[0], own[1], height, width)
+        return [made[id(K)] for K, _ in lenses]
 
     def image_size(self, place: int, number: int, images: tuple[int, Size] | None) -> Size | None:
         """What the photographs are scaled to, for those and for views whose camera is for the same shape."""
