@@ -123,7 +123,9 @@ def add(commands) -> None:
         help="size of a diffusion model that starts from nothing (default released)",
     )
     command.add_argument(
-        "--geometry", action="store_true", help="stage decoder: train the geometry head too; this needs exact depth"
+        "--geometry",
+        action="store_true",
+        help="stages decoder and finish: train the geometry head too; this needs exact depth",
     )
     command.add_argument("--backbone", choices=tuple(LAYOUT), default="da3", help="family of networks (default da3)")
     command.add_argument(

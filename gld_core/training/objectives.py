@@ -382,7 +382,7 @@ class DecoderObjective(BackboneObjective):
 
 
 class FinishObjective(BackboneObjective):
-    """RGB decoder and geometry head of the small model.
+    """RGB decoder of the small model, and with `geometry` its geometry head.
 
     They learn on the latents that the diffusion models made, where the batch has some, and else on true features and on
     noisy ones in turn. Depth is in the cameras' unit. The small backbone's features do not hold how views
@@ -396,16 +396,17 @@ class FinishObjective(BackboneObjective):
         statistics: Mapping[str, Statistics],
         noise: float = 0.7,
         level_drop: float = 1 / 6,
+        geometry: bool = True,
     ):
         super().__init__(networks, noise, level_drop)
-        self.statistics = statistics
+        self.statistics, self.with_geometry = statistics, geometry
         head: Any = networks["gld_head"]
         last, positions = head.scratch.output_conv2_aux[3][5], networks["camera_decoder"].get_submodule("fc_t")
         with torch.no_grad():
             for value in (last.weight[3:6], last.bias[3:6], *positions.parameters()):
                 value.zero_()
         self.requires_grad_(False)
-        for name in ("rgb_decoder", "gld_head"):
+        for name in ("rgb_decoder", *(["gld_head"] if geometry else [])):
             networks[name].requires_grad_(True)
 
     def raw(self, batch: Batch, kind: str, generators: list[torch.Generator]) -> list[Tensor]:
@@ -425,23 +426,30 @@ class FinishObjective(BackboneObjective):
         kind = "made" if batch.latents is not None else ("true", "noisy")[batch.seed % 2]
         with torch.no_grad():
             ready, _ = self.features(batch, kind, batch.generators())
-        if batch.depth is None:
-            raise ValueError("The geometry head is trained on exact depth; give rendered rooms as --data.")
-        some = slice(batch.seed // 2 % 2, None, 2)
-        views = [cameras[view] for cameras in batch.cameras for view in range(V)]
-        rays = torch.cat([ray_targets(view, 1.0, 8 * (H // 14), 8 * (W // 14))[0] for view in views[some]])
-        maps = self.networks["gld_head"]([level[some] for level in ready], H, W)
-        error = (maps["depth"].log() - batch.depth.flatten(0, 1)[some].log()).abs()
         difference = self.networks["rgb_decoder"](torch.cat(ready, dim=-1), H // 14, W // 14)
         difference = difference - batch.images.flatten(0, 1)
+        # Differences between neighbours: uncertain parts become blurred, and not a mosaic of patches. So those across
+        # borders of patches count as much as all others together.
+        steps = [difference.diff(dim=dim).abs() for dim in (-2, -1)]
+        borders = [steps[0][..., 13::14, :], steps[1][..., 13::14]]
         losses = {
             "rgb": 4 * difference.square().mean() + difference.abs().mean(),
-            # Differences between neighbours: uncertain parts become blurred, and not a mosaic of patches.
-            "edges": sum((difference.diff(dim=dim).abs().mean() for dim in (-2, -1)), difference.new_zeros(())),
-            "depth": 0.5 * confident(error, maps["depth_conf"]),
-            "rays": 0.5 * confident((maps["ray"] - rays.to(maps["ray"])).abs()[..., :3].mean(dim=-1), maps["ray_conf"]),
+            "edges": torch.stack([values.mean() for values in steps]).sum(),
+            "borders": torch.stack([values.mean() for values in borders]).sum(),
         }
-        figures = {name: value.detach() for name, value in losses.items()}
-        figures[f"psnr_{kind}"] = -10 * difference.detach().square().mean().log10()
-        figures[f"depth_error_{kind}"] = error.detach().mean()
-        return torch.stack(list(losses.values())).sum(), figures
+        figures = {f"psnr_{kind}": -10 * difference.detach().square().mean().log10()}
+        if self.with_geometry:
+            if batch.depth is None:
+                raise ValueError("The geometry head is trained on exact depth; give rendered rooms as --data.")
+            some = slice(batch.seed // 2 % 2, None, 2)
+            views = [cameras[view] for cameras in batch.cameras for view in range(V)]
+            rays = torch.cat([ray_targets(view, 1.0, 8 * (H // 14), 8 * (W // 14))[0] for view in views[some]])
+            maps = self.networks["gld_head"]([level[some] for level in ready], H, W)
+            error = (maps["depth"].log() - batch.depth.flatten(0, 1)[some].log()).abs()
+            ray_error = (maps["ray"] - rays.to(maps["ray"])).abs()[..., :3].mean(dim=-1)
+            losses |= {
+                "depth": 0.5 * confident(error, maps["depth_conf"]),
+                "rays": 0.5 * confident(ray_error, maps["ray_conf"]),
+            }
+            figures[f"depth_error_{kind}"] = error.detach().mean()
+        return torch.stack(list(losses.values())).sum(), {n: v.detach() for n, v in losses.items()} | figures

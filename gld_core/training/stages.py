@@ -173,7 +173,7 @@ class Task:
 
     models: folder of the frozen networks; the stage decoder also goes on with the RGB decoder in it. out: folder of the
     results, in the released layout. start: released weights to begin with, instead of random ones of a `size` of
-    DIFFUSION_SIZES. geometry: the stage decoder trains the geometry head too.
+    DIFFUSION_SIZES. geometry: the stages decoder and finish train the geometry head too.
     """
 
     data: Data
@@ -389,7 +389,7 @@ class LatentsStage(Stage):
 
 
 class FinishStage(Training):
-    """RGB decoder and geometry head of the small model, on latents that it made where the stage latents left some."""
+    """RGB decoder and geometry head of the small model, also on latents of the stage latents if there are some."""
 
     name = "finish"
     defaults = {
@@ -412,7 +412,7 @@ class FinishStage(Training):
         networks = self.task.networks("backbone", "camera_decoder", "gld_head", "rgb_decoder")
         statistics = load_autoencoder(self.task.frozen, "da3").statistics
         settings = self.task.settings
-        return FinishObjective(networks, statistics, settings.feature_noise, settings.level_drop)
+        return FinishObjective(networks, statistics, settings.feature_noise, settings.level_drop, self.task.geometry)
 
     def save(self, ema: Mapping[str, Tensor]) -> None:
         write_backbone(self.task.out, {**self.objective.state_dict(), **ema})

@@ -414,7 +414,7 @@ def test_a_small_model_is_finished_on_the_features_it_makes(tmp_path):
     for stage in ("backbone", "statistics", "level1", "cascade", "latents"):
         run(stage, tmp_path, small, data, models=tmp_path)
     before = written(tmp_path)
-    run("finish", tmp_path, small, data, models=tmp_path)
+    run("finish", tmp_path, small, data, models=tmp_path, geometry=True)
     after = written(tmp_path)
     changed = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
     assert changed == {"gld_head", "rgb_decoder", "camera_decoder"}
