@@ -12,7 +12,7 @@ if [int(part) for part in re.findall(r"\d+", __version__)] < [int(part) for part
 
 from comfy_api.latest import ComfyExtension, io  # noqa: E402
 
-from . import camera_files, camera_preview, cameras, decode, evaluate, export, geometry, load, sample  # noqa: E402
+from . import camera_files, camera_preview, cameras, decode, evaluate, export, geometry, load, sample, splats  # noqa: E402
 from .host import folders  # noqa: E402
 from .host.inputs import checked  # noqa: E402
 
@@ -48,6 +48,7 @@ class GLDExtension(ComfyExtension):
             export.GLDExportGLB,
             export.GLDExportPLY,
             export.GLDExportDataset,
+            splats.GLDMakeSplats,
         ]
         return [checked(node) for node in nodes]
 

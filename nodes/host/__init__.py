@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import comfy.model_management
 import comfy.utils
+import latent_preview
+from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
@@ -25,5 +27,17 @@ def progress_bar() -> Callable[[int, int], None]:
     def progress(done: int, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, max(total, done))
+
+    return progress
+
+
+def picture_bar() -> Callable[[int, int, Image.Image | None], None]:
+    """The same with a picture of how far the work is, or None to leave the last one."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def progress(done: int, total: int, picture: Image.Image | None) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        preview = picture and ("JPEG", picture, latent_preview.MAX_PREVIEW_RESOLUTION)
+        bar.update_absolute(done, total, preview)
 
     return progress
