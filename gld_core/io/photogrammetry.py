@@ -254,6 +254,8 @@ def read_bundler(path: Path, given: Given) -> list[View]:
 
         try:
             count = int(row(2)[0])
+            if count > MOST_CAMERAS:
+                raise OverflowError
             for place in range(count):
                 name = names[place] if place < len(names) else f"{place:05}"
                 entries.append((name, f"{path}: camera {place} ({name[:100]})", np.array([row(3) for _ in range(5)])))

@@ -7,14 +7,19 @@ import os
 import random
 import signal
 import struct
+import subprocess
+import sys
 import zipfile
 from contextlib import contextmanager
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from numpy.lib import format as npy
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scipy.spatial.transform import Rotation
 
 import gld_core
 from gld_core import checkpoints
@@ -163,6 +168,175 @@ def test_wrong_values_in_camera_files(files, tmp_path, name):
         (tmp_path / name).write_text(json.dumps(altered(random.Random(case), content)), encoding="utf-8")
         found = answer(case, cameras.read_cameras, tmp_path / name)
         assert found is None or usable(found[0]), case
+
+
+def flat(matrix) -> str:
+    return " ".join(map(str, matrix.ravel()))
+
+
+def other_formats(folder, cameras):
+    """The room's cameras as other programs write them, by the file that is chosen."""
+    flip = np.diag([1.0, -1, -1, 1])
+    c2w, w2c, K = cameras.c2w.double().numpy(), cameras.w2c.double().numpy(), cameras.K.double().numpy()
+    names = [f"view_{view}.png" for view in range(len(c2w))]
+    path = [{"camera_to_world": (pose @ flip).ravel().tolist(), "fov": 50.0} for pose in c2w]
+    content = {"camera_path.json": {"render_height": 28, "render_width": 42, "camera_path": path}}
+    content["cameras.json"] = [
+        {"img_name": name, "position": pose[:3, 3].tolist(), "rotation": pose[:3, :3].tolist(), "width": 42,
+         "height": 28, "fx": k[0, 0], "fy": k[1, 1]}
+        for name, pose, k in zip(names, c2w, K, strict=True)
+    ]  # fmt: skip
+    shots = {
+        name: {
+            "camera": "a",
+            "rotation": Rotation.from_matrix(pose[:3, :3]).as_rotvec().tolist(),
+            "translation": pose[:3, 3].tolist(),
+        }
+        for name, pose in zip(names, w2c, strict=True)
+    }
+    camera = {"projection_type": "perspective", "width": 42, "height": 28, "focal": 1.0, "k1": 0.0, "k2": 0.0}
+    content["reconstruction.json"] = [{"cameras": {"a": camera}, "shots": shots}]
+    poses = [[*Rotation.from_matrix((pose @ flip)[:3, :3]).as_quat().tolist(), *pose[:3, 3].tolist()] for pose in c2w]
+    content["metadata.json"] = {"w": 42, "h": 28, "K": K[0].T.ravel().tolist(), "poses": poses}
+    for name, value in content.items():
+        (folder / name).write_text(json.dumps(value), encoding="utf-8")
+    rows = [
+        np.r_[np.c_[pose[:3, 1], pose[:3, 0], -pose[:3, 2], pose[:3, 3], [28, 42, 40.0]].ravel(), 1, 9] for pose in c2w
+    ]
+    np.save(folder / "poses_bounds.npy", np.array(rows))
+    np.savez(folder / "results.npz", depth=np.zeros((4, 28, 42)), extrinsics=w2c[:, :3], intrinsics=K)
+    text = [
+        " ".join(map(str, [view, *pose[:3, 3], *Rotation.from_matrix(pose[:3, :3]).as_quat()]))
+        for view, pose in enumerate(c2w)
+    ]
+    (folder / "tum.txt").write_text("\n".join(text), encoding="utf-8")
+    kitti = "\n".join(" ".join(map(str, pose[:3].ravel())) for pose in c2w)
+    (folder / "kitti.txt").write_text(kitti, encoding="utf-8")
+    csv = [f"{name},1,{view},3,10,80,5,36,0,0,0,0,0,0,0,0" for view, name in enumerate(names)]
+    header = "#name,x,y,alt,heading,pitch,roll,f,px,py,k1,k2,k3,k4,t1,t2"
+    (folder / "capture.csv").write_text("\n".join([header, *csv]), encoding="utf-8")
+    blocks = [
+        "40 0 0\n" + "\n".join(" ".join(map(str, row)) for row in (*pose[:3, :3], pose[:3, 3])) for pose in flip @ w2c
+    ]
+    (folder / "bundle.out").write_text("\n".join(["# Bundle file v0.3", "4 0", *blocks]), encoding="utf-8")
+    entries = "".join(
+        f'<camera id="{view}" sensor_id="0" label="{name}"><transform>{flat(pose)}</transform></camera>'
+        for view, (name, pose) in enumerate(zip(names, c2w, strict=True))
+    )
+    sensor = (
+        '<sensor id="0" type="frame"><calibration><resolution width="42" height="28"/><f>40</f></calibration></sensor>'
+    )
+    xml = f"<document><chunk><sensors>{sensor}</sensors><cameras>{entries}</cameras></chunk></document>"
+    (folder / "metashape.xml").write_text(xml, encoding="utf-8")
+
+
+OTHER_FORMATS = (
+    "camera_path.json", "cameras.json", "reconstruction.json", "metadata.json", "poses_bounds.npy", "results.npz",
+    "tum.txt", "kitti.txt", "capture.csv", "bundle.out", "metashape.xml",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def others(room, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("others")
+    other_formats(folder, room[2])
+    return folder
+
+
+def poses_of(path):
+    """Cameras of all views that can be used."""
+    return cameras.read_scene(path, None, (28, 42), fov=50.0).cameras
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_damaged_files_of_other_programs(others, tmp_path, name):
+    assert answer("as it is", poses_of, others / name) is not None
+    for case in range(60):
+        choose = random.Random(f"{name} {case}")
+        (tmp_path / name).write_bytes(damaged(choose, (others / name).read_bytes()))
+        found = answer((name, case), poses_of, tmp_path / name)
+        assert found is None or usable(found), case
+    for case in range(60) if name.endswith(".json") else ():
+        changed = altered(random.Random(case), json.loads((others / name).read_text(encoding="utf-8")))
+        (tmp_path / name).write_text(json.dumps(changed), encoding="utf-8")
+        found = answer((name, case), poses_of, tmp_path / name)
+        assert found is None or usable(found), case
+
+
+def npz_that_claims(path, shape, name="pose"):
+    """An archive of one array whose head claims a shape, followed by zeros that pack to almost nothing."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(f"{name}.npy", "w") as file:
+        file.write(npy_head(shape))
+        for _ in range(300):
+            file.write(bytes(1_000_000))
+
+
+def hostile(folder):
+    """Files that ask for more than they are, by what they are."""
+    (folder / "model").mkdir()
+    colmap.write_colmap(
+        folder / "model",
+        Cameras(torch.eye(4)[None], torch.tensor([[[40.0, 0, 21], [0, 40, 14], [0, 0, 1]]]), 28, 42),
+        ["a.png"],
+    )
+    (folder / "model/images.bin").write_bytes(
+        struct.pack("<Q", 2**60) + struct.pack("<i7di", *range(9)) + b"a" * 2_000_000
+    )
+    yield folder / "model"
+    (folder / "npz").mkdir()
+    npz_that_claims(folder / "npz/a.npz", (10**9, 4))
+    yield folder / "npz"
+    npz_that_claims(folder / "results.npz", (10**6, 3, 4), "extrinsics")
+    yield folder / "results.npz"
+    (folder / "a.npy").write_bytes(npy_head((10**9, 17)))
+    yield folder / "a.npy"
+    for name, text in (
+        ("a.json", b'{"frames": [' + b"[]," * 3_000_000 + b"[]]}"),
+        ("b.json", b"[" + b"1," * 12_000_000 + b"1]"),
+        ("c.json", b'{"frames": ' + b"[" * 1_000_000),
+        ("a.xml", b"<document><chunk>" + b"<a/>" * 4_000_000),
+        ("kitti.txt", b"1 " * 15_000_000),
+        ("bundle.out", b"# Bundle file v0.3\n" + b"9" * 20 + b" 0\n" + b"1 0 0\n" * 3_000_000),
+    ):
+        (folder / name).write_bytes(text)
+        yield folder / name
+    Image.new("1", (13_000, 11_000)).save(folder / "a.png")
+    yield folder / "a.png"
+
+
+def npy_head(shape) -> bytes:
+    head = BytesIO()
+    npy.write_array_header_1_0(head, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return head.getvalue()
+
+
+def test_a_file_that_claims_too_much_is_refused_at_once(tmp_path):
+    """In a process of its own, so that its memory can be told: at most a second each, and 200 MB for all of them."""
+    paths = [str(path) for path in hostile(tmp_path)]
+    found = subprocess.run([sys.executable, "-c", REFUSED, *paths], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr[-2000:]
+    *lines, megabytes = found.stdout.splitlines()
+    assert len(lines) == len(paths) and float(megabytes) < 200, found.stdout
+    for path, line in zip(paths, lines, strict=True):
+        sentence, seconds = line.rsplit("|", 1)
+        assert len(sentence) < 700 and float(seconds) < 1, (path, line)
+
+
+REFUSED = """
+import resource, sys, time
+from gld_core.io.cameras import read_scene
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[1:]:
+    start = time.process_time()
+    try:
+        scene = read_scene(path, None, (28, 42), fov=50.0)
+        scene.load([0], []) if scene.posed else scene.photographs([0])
+    except ValueError as error:
+        print(error, time.process_time() - start, sep="|")
+    else:
+        sys.exit(f"{path} was read")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
 
 
 def test_wrong_values_in_3d_cameras(room):
