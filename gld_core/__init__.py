@@ -2,6 +2,7 @@
 
 from .autoencoder import Geometry, Views
 from .cameras import Cameras
+from .jobs import Job, run
 from .pipeline import GLD, load
 
-__all__ = ["GLD", "Cameras", "Geometry", "Views", "load"]
+__all__ = ["GLD", "Cameras", "Geometry", "Job", "Views", "load", "run"]

@@ -1,6 +1,6 @@
 """Command line: `python -m gld_core views | eval | train | convert | demo`. Progress to stderr, errors in one sentence.
 
-Exit codes: 0 done, 2 something is wrong with what was given, 130 interrupted.
+Exit codes: 0 done, 1 one or more of many scenes failed, 2 something is wrong with what was given, 130 interrupted.
 """
 
 import argparse
@@ -23,14 +23,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
-        args.action(args)
+        return args.action(args) or 0
     except KeyboardInterrupt:
         say("Interrupted; no file is left half written.")
         return 130
     except (ValueError, OSError, torch.cuda.OutOfMemoryError) as error:
         say(f"error: {error}")
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ..gld_core.geometry.depth_maps import PosedDepth, agreement, usable
 from ..gld_core.io.cameras import files_in, find_folders, read_scene
 from ..gld_core.io.comfyui import preview_world, read_load3d
 from ..gld_core.io.images import fit, fitting_size
+from ..gld_core.jobs.scene import estimate
 from . import host
 from .host.families import FAMILIES
 from .host.folders import input_path, stamp
@@ -182,18 +183,7 @@ class GLDEstimateCameras(io.ComfyNode):
         rows = len(fitted) * backbone.grid(height, width)
         head = "da3_head" if "da3_head" in backbone.patchers else "gld_head"
         autoencoder = backbone.on_device({"backbone": rows, head: rows, "camera_decoder": len(fitted)})
-        found = autoencoder.estimate(fitted)
-        cameras, depth, confidence = found.cameras, found.depth.cpu(), found.depth_conf.cpu()
-        if fov:
-            K = cameras.K.clone()
-            K[:, 0, 0] = K[:, 1, 1] = width / 2 / math.tan(math.radians(fov) / 2)
-            cameras = Cameras(cameras.c2w, K, height, width)
-        cameras.check()
-        if len(cameras) > 1 and not cameras.c2w[:, :3, 3].any():
-            raise ValueError(
-                f"This backbone cannot find the positions of {len(cameras)} photographs; give it one photograph, load "
-                "the cameras, or use the backbone da3 or vggt."
-            )
+        cameras, depth, confidence = estimate(autoencoder, fitted, fov)
         medians = [view.median().item() for view in confidence]
         shares = [math.nan] * len(medians)
         if len(medians) > 1:
@@ -213,21 +203,7 @@ class GLDEstimateCameras(io.ComfyNode):
         return io.NodeOutput(cameras, pictures, geometry, min(medians), report)
 
 
-# Range, step and unit of the motions' settings.
-SETTINGS = {
-    "degrees": (-1440.0, 1440.0, 1.0, "Unit: degrees."),
-    "elevation": (-180.0, 180.0, 1.0, "Unit: degrees upwards."),
-    "distance": (-20.0, 20.0, 0.01, "Unit: scene depths, so 0.3 is 30 percent of the median depth of the scene."),
-    "radius": (-20.0, 20.0, 0.01, "Unit: scene depths."),
-    "advance": (-20.0, 20.0, 0.01, "Unit: scene depths; a negative value moves backwards."),
-    "width": (-20.0, 20.0, 0.01, "Unit: scene depths."),
-    "turns": (-20.0, 20.0, 0.1, "Unit: full turns."),
-    "factor": (0.05, 20.0, 0.01, "Unit: multiples of the focal length."),
-}
-
-
-# What looks good from one photograph; half a turn and more shows what no photograph has seen.
-NUMBER, DEFAULTS = 24, {"orbit": {"degrees": 30.0}}
+NUMBER, DEFAULTS = motions.NUMBER, motions.DEFAULTS
 
 
 # A motion's settings are optional: one chosen on a subgraph's box comes with the settings of the one chosen inside.
@@ -287,7 +263,7 @@ def motion_option(name: str) -> io.DynamicCombo.Option:
     """A motion with its own settings, whose names and defaults are those of its function."""
     settings = []
     for setting, default in motion_settings(name).items():
-        low, high, step, unit = SETTINGS[setting]
+        low, high, step, unit = motions.SETTINGS[setting]
         tooltip = f"{motions.MOTIONS[name].__doc__} {unit}"
         settings.append(
             io.Float.Input(setting, default=default, min=low, max=high, step=step, optional=True, tooltip=tooltip)
@@ -504,7 +480,7 @@ class GLDMoveCamera(io.ComfyNode):
 def scaled(setting: str, value: float, amount: float) -> float:
     """A setting's default, for a motion that goes `amount` times as far."""
     if setting == "factor":
-        low, high, _, _ = SETTINGS[setting]
+        low, high, _, _ = motions.SETTINGS[setting]
         return min(max(value**amount, low), high)
     return value if setting == "turns" else value * amount
 

@@ -6,21 +6,15 @@ from pathlib import Path
 from uuid import uuid4
 
 import folder_paths
-import torch
 from comfy_api.latest import Types, io
 
 from ..gld_core.export.datasets import SPARSE_POINTS, write_colmap_dataset, write_nerfstudio_dataset
-from ..gld_core.export.gltf import camera_frusta, gltf_transform, scene_diagonal, write_glb
-from ..gld_core.export.ply import ply_bytes
-from ..gld_core.geometry.mesh import atlas, fuse_mesh, view_meshes
-from ..gld_core.geometry.points import PointCloud, even_subset, fuse_points, point_cloud
+from ..gld_core.export.scenes import AXES, glb_parts, scene_ply, with_photographs, write_scene_glb
+from ..gld_core.geometry.points import fuse_points
 from . import host
-from .geometry import geometry_inputs, selected, selection_inputs, with_photographs
+from .geometry import geometry_inputs, selected, selection_inputs
 from .host.folders import check_prefix, save_numbered
 from .host.inputs import check_choice, problem
-
-# (x, y, z) with y up to (x, -z, y) with z up.
-Z_UP = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
 
 VOXEL = io.Float.Input(
     "voxel",
@@ -109,36 +103,11 @@ class GLDExportGLB(io.ComfyNode):
         cls, geometry, cameras, min_confidence, keep_at_least, confirmed_by, max_points, kind, show_cameras=False
     ):
         maps = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
-        cameras, progress = maps.cameras, host.progress_bar()
-        parts: list
-        if kind["kind"] == "released points":
-            clouds = []
-            for view in range(len(maps)):
-                one = slice(view, view + 1)
-                counts = torch.isfinite(maps.inverse[one])
-                clouds.append(
-                    point_cloud(maps.depth[one], counts, maps.images[one], cameras.K[one], cameras.c2w[one], 1)
-                )
-                progress(view + 1, len(maps))
-            points, colors = map(torch.cat, zip(*clouds, strict=True))
-            chosen = even_subset(points, max_points, lambda: progress(len(maps), len(maps)))
-            parts = [PointCloud(points[chosen], colors[chosen])]
-        else:
-            if kind["kind"] == "points":
-                parts = [fuse_points(maps, max_points, kind["voxel"] or None, progress)]
-            elif kind["kind"] == "mesh":
-                parts = [fuse_mesh(maps, max_points, kind["voxel"] or None, progress)]
-            else:
-                parts = list(view_meshes(maps, max_points, progress=progress))
-                parts = [atlas(parts)] if parts else []
-            points = torch.cat([torch.empty(0, 3), *(part.xyz for part in parts)])
-        matrix, sources = gltf_transform(points, cameras.w2c[0]), geometry.get("gld_sources", 0)
+        parts = glb_parts(maps, kind["kind"], kind.get("voxel", 0.0), max_points, host.progress_bar())
         made = describe(parts, kind.get("voxel"))
-        if show_cameras:
-            parts.append(camera_frusta(cameras, 0.03 * scene_diagonal(points), sources))
         name = f"gld_{uuid4().hex}.glb"
         path = os.path.join(folder_paths.get_temp_directory(), name)
-        write_glb(path, parts, matrix, cameras, sources)
+        write_scene_glb(path, maps, parts, geometry.get("gld_sources", 0), show_cameras)
         host.say(made, cls.hidden.unique_id)
         return io.NodeOutput(
             Types.File3D(path, "glb"), ui={"3d": [{"filename": name, "subfolder": "", "type": "temp"}]}
@@ -162,7 +131,7 @@ class GLDExportPLY(io.ComfyNode):
                 VOXEL,
                 io.Combo.Input(
                     "axes",
-                    options=["upright", "upright, Z up", "cameras"],
+                    options=list(AXES),
                     tooltip="Axes of the points. upright: Y up and centred, like the GLB. upright, Z up: the same for "
                     "Blender and CAD programs. cameras: the world of the cameras.",
                 ),
@@ -177,17 +146,8 @@ class GLDExportPLY(io.ComfyNode):
     ):
         maps = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
         cloud = fuse_points(maps, max_points, voxel or None, host.progress_bar())
-        xyz, normals, origin = cloud.xyz, cloud.normals, maps.cameras.origin
-        if axes != "cameras":
-            matrix = gltf_transform(xyz, maps.cameras.w2c[0])
-            if axes == "upright, Z up":
-                matrix = Z_UP @ matrix
-            xyz = (xyz.double() @ matrix[:3, :3].T + matrix[:3, 3]).float()
-            normals = (normals.double() @ matrix[:3, :3].T).float()
-        elif origin.any():
-            xyz = xyz.double() + origin
         host.say(describe([cloud], voxel), cls.hidden.unique_id)
-        return io.NodeOutput(Types.File3D(BytesIO(ply_bytes(xyz, cloud.rgb, normals)), "ply"))
+        return io.NodeOutput(Types.File3D(BytesIO(scene_ply(maps, cloud, axes)), "ply"))
 
 
 class GLDExportDataset(io.ComfyNode):
@@ -240,7 +200,9 @@ class GLDExportDataset(io.ComfyNode):
     def execute(
         cls, geometry, cameras, filename_prefix, min_confidence, keep_at_least, confirmed_by, max_points, format
     ):
-        maps = with_photographs(selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by), geometry)
+        photographs = geometry.get("gld_photographs")
+        maps = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
+        maps = with_photographs(maps, None if photographs is None else photographs.movedim(-1, 1))
         sources = geometry.get("gld_sources", 0)
         progress = host.progress_bar()
         cloud = fuse_points(maps, max_points, progress=progress)

@@ -1,13 +1,12 @@
 """What of a geometry counts: confidence, and agreement between its views."""
 
-from dataclasses import replace
-
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..gld_core.cameras import Cameras
-from ..gld_core.geometry.depth_maps import PosedDepth, agreement, confidence_threshold, usable
+from ..gld_core.export.scenes import select
+from ..gld_core.geometry.depth_maps import PosedDepth, agreement, usable
 from . import host
 from .sockets import DA3Geometry, GLDCameras, check_geometry
 
@@ -73,28 +72,8 @@ def selected(
 ) -> PosedDepth:
     """The depth maps and pictures of a geometry, and the pixels that count. ValueError where none does."""
     depth, confidence, images = checked(geometry, cameras)
-    keep = usable(depth, confidence, confidence_threshold(confidence, min_confidence, 0, 100 - keep_at_least))
-    if not keep.any():
-        raise ValueError(
-            "The input 'geometry' has no usable depth: all of it is negative, infinite or without confidence; decode "
-            "it again."
-        )
-    maps = PosedDepth(depth, cameras, keep, images)
-    if confirmed_by:
-        keep = keep & (agreement(maps, progress=host.progress_bar()).confirmed >= confirmed_by)
-        if not keep.any():
-            raise ValueError(f"No point is confirmed by {confirmed_by} other views; lower 'confirmed_by'.")
-        maps = replace(maps, keep=keep)
-    return maps
-
-
-def with_photographs(maps: PosedDepth, geometry: dict) -> PosedDepth:
-    """The same with the sources' photographs in place of their decoded pictures, where the geometry has them."""
-    photographs = geometry.get("gld_photographs")
-    if photographs is None:
-        return maps
-    images = torch.cat([photographs.movedim(-1, 1).to(maps.images), maps.images[len(photographs) :]])
-    return replace(maps, images=images)
+    settings = (min_confidence, keep_at_least, confirmed_by)
+    return select(depth, confidence, images, cameras, *settings, host.progress_bar() if confirmed_by else None)
 
 
 class GLDCheckDepth(io.ComfyNode):

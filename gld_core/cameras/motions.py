@@ -229,6 +229,20 @@ MOTIONS = {
     )
 }
 
+# What looks good from one photograph; half a turn and more shows what no photograph has seen.
+NUMBER, DEFAULTS = 24, {"orbit": {"degrees": 30.0}}
+# Of the motions' settings: least and greatest value, step of a slider, and the unit in words.
+SETTINGS = {
+    "degrees": (-1440.0, 1440.0, 1.0, "Unit: degrees."),
+    "elevation": (-180.0, 180.0, 1.0, "Unit: degrees upwards."),
+    "distance": (-20.0, 20.0, 0.01, "Unit: scene depths, so 0.3 is 30 percent of the median depth of the scene."),
+    "radius": (-20.0, 20.0, 0.01, "Unit: scene depths."),
+    "advance": (-20.0, 20.0, 0.01, "Unit: scene depths; a negative value moves backwards."),
+    "width": (-20.0, 20.0, 0.01, "Unit: scene depths."),
+    "turns": (-20.0, 20.0, 0.1, "Unit: full turns."),
+    "factor": (0.05, 20.0, 0.01, "Unit: multiples of the focal length."),
+}
+
 
 def slerp(a: Rotation, b: Rotation, u: float) -> Rotation:
     """On the shortest way from a (u = 0) to b (u = 1), and beyond them for other u.

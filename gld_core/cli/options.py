@@ -50,12 +50,26 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The named type of the weights; without a name bfloat16 on CUDA, else float32."""
+    return DTYPES[name] if name else (torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
 def check_out(out: Path, overwrite: bool) -> None:
     """Raise ValueError unless results may be written to the folder."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder as --out.")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise ValueError(f"{out} is not empty; choose another --out, or --overwrite to replace files of the same name.")
+
+
+def add_device_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="where to compute (default: a GPU if there is one)",
+    )
 
 
 def add_sampling_options(command: argparse.ArgumentParser, steps: int | None = None, size: int = 504) -> None:
@@ -66,12 +80,7 @@ def add_sampling_options(command: argparse.ArgumentParser, steps: int | None = N
     command.add_argument("--cfg", type=float, default=1.5, help="guidance (default 1.5)")
     command.add_argument("--shift", type=float, help="time shift (default: the released one)")
     command.add_argument("--seed", type=int, default=0, help="random seed for the initial noise (default 0)")
-    command.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="where to compute (default: a GPU if there is one)",
-    )
+    add_device_option(command)
     command.add_argument("--size", type=int, default=size, help=f"long side, a multiple of 14 (default {size})")
     command.add_argument("--no-cascade", action="store_true", help="decode without level 0: half the cost")
 

@@ -1,101 +1,123 @@
-"""The command `views`: novel views, depth and points from a posed scene."""
+"""The command `views`: novel views, depth and 3D from photographs or posed scenes, one or many."""
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any
 
-import torch
+from ..io.cameras import find_scenes
+from ..io.scenes import view_numbers
+from ..jobs import Job, Models, read_list
+from ..jobs.many import FAILED, run_many, run_one
+from .options import Progress, add_device_option, add_model_options, choose_device, choose_dtype, say
 
-from ..cameras.conventions import nearest_pinhole
-from ..export.pictures import DEPTH_STEP, contact_sheet, depth_to_color, depth_unit, write_depth_png
-from ..export.ply import write_ply
-from ..flow import FAST, RELEASED
-from ..geometry.depth_maps import confidence_threshold
-from ..geometry.points import point_cloud
-from ..io.cameras import read_scene
-from ..io.images import write_png
-from ..io.nerfstudio import write_transforms
-from ..io.posed_folders import write_npz
-from ..pipeline import load
-from .options import (
-    DTYPES,
-    Progress,
-    add_model_options,
-    add_sampling_options,
-    add_source_options,
-    check_out,
-    choose_device,
-    say,
+INPUT = (
+    "a photograph, a folder of photographs, a scene with cameras in any format of docs/formats.md, a folder of such "
+    "scenes, or a list: a file .jsonl with one JSON object a line, whose keys are `input` and any option below"
 )
 
-MAX_POINTS = 500_000
+
+def limits(one: Field) -> str:
+    """ " (0 to 20; default 1.5)": the range and the default of a job's setting."""
+    parts = []
+    if one.metadata["low"] is not None:
+        parts.append(f"{one.metadata['low']:g} to {one.metadata['high']:g}")
+    if one.default not in (None, (), "", False, True):
+        parts.append(f"default {one.default}")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
-def views(args: argparse.Namespace) -> None:
-    """From a posed scene to all results in args.out. What is given is checked before a network is loaded."""
-    check_out(args.out, args.overwrite)
-    if args.steps is not None and args.steps < 1:
-        raise ValueError(f"--steps is {args.steps}; at least 1 network evaluation is needed.")
+def add_job_options(command: argparse.ArgumentParser) -> None:
+    """An option for every setting of `Job`."""
+    group = command.add_argument_group("the job", "each also a key of a list file")
+    for one in fields(Job):
+        if not one.metadata:
+            continue
+        kind, option = one.metadata["kind"], "--" + one.name.replace("_", "-")
+        text = (one.metadata["text"] + limits(one)).replace("%", "%%")
+        common: dict[str, Any] = {"dest": one.name, "default": None}
+        if kind == "bool" and one.default:
+            command_text = f"do without: {text}"
+            group.add_argument("--no-" + one.name.replace("_", "-"), action="store_false", help=command_text, **common)
+        elif kind == "bool":
+            group.add_argument(option, action="store_true", help=text, **common)
+        else:
+            if one.metadata["choices"] and kind == "str":
+                common["choices"] = tuple(one.metadata["choices"])
+            parse = {"int": int, "float": float}.get(kind, str)
+            shown = {"numbers": "VIEWS", "names": "NAME,..."}.get(kind, one.name.upper())
+            if kind == "names":
+                text += f": {', '.join(one.metadata['choices'])}"
+            group.add_argument(option, type=parse, help=text, metavar=None if "choices" in common else shown, **common)
+
+
+def job_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of a job's settings, those left out left out."""
+    given = {one.name: getattr(args, one.name) for one in fields(Job) if one.metadata}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in ("sources", "targets"):
+        if name in given:
+            given[name] = tuple(view_numbers(given[name], f"--{name}"))
+    if "export" in given:
+        given["export"] = tuple(part.strip() for part in given["export"].split(",") if part.strip())
+    return given
+
+
+def jobs_of(inputs: Sequence[Path], settings: dict[str, Any]) -> tuple[list[Job], bool]:
+    """The jobs, and whether each has a folder of its own. ValueError for a list that cannot be read."""
+    jobs: list[Job] = []
+    for path in inputs:
+        if path.suffix.lower() in (".jsonl", ".ndjson"):
+            if not path.is_file():
+                raise ValueError(f"{path} is not there; give a list: one JSON object a line.")
+            jobs += read_list(path, settings)
+        elif path.is_dir():
+            jobs += [Job(str(scene), **settings) for scene in find_scenes(path)]
+        else:
+            jobs.append(Job(str(path), **settings))
+    single = len(inputs) == 1 and len(jobs) == 1 and jobs[0].input == str(inputs[0])
+    return jobs, not single
+
+
+def models_of(args: argparse.Namespace, keep: bool) -> Models:
     device = choose_device(args.device)
-    scene = read_scene(args.scene, args.size)
-    chosen = args.num_sources if args.sources is None else args.sources
-    sources, targets = scene.choose(chosen, args.targets)
-    photographs, cameras = scene.load(sources, targets)
-    order = sources + targets
-    names, N = [scene.names[view] for view in order], len(sources)
-    say(f"{N} source and {len(targets)} target views of {cameras.width} x {cameras.height}; loading {args.models}")
-    dtype = DTYPES[args.dtype] if args.dtype else (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    gld = load(args.models, backbone=args.backbone, device=device, dtype=dtype)
+    return Models(args.models, args.backbone, str(device), choose_dtype(args.dtype, device), keep)
 
-    encoded = gld.encode_views(photographs, cameras)
-    sampling = {"steps": args.steps, "cfg": args.cfg, "shift": args.shift, "seed": args.seed}
-    sampling["solver"] = FAST if args.fast else RELEASED
-    level1 = gld.sample_level1(encoded, callback=Progress("level 1"), **sampling)
-    level0 = None if args.no_cascade else gld.cascade_level0(encoded, level1, callback=Progress("level 0"), **sampling)
 
-    say(f"decoding and writing to {args.out}")
-    rgb = gld.decode_rgb(encoded, level1, level0).float().cpu()
-    files: list[dict[str, object]] = []
-    for view, name in enumerate(names):
-        kind = "sources" if view < N else "targets"
-        write_png(args.out / kind / f"{name}.png", photographs[view] if view < N else rgb[view])
-        files.append({"file_path": f"{kind}/{name}.png", "depth_file_path": f"depth/{name}.png"})
-    geometry, _ = gld.decode_geometry(encoded, level1, level0).align_to(cameras)
-    depth, confidence = geometry.depth.float().cpu(), geometry.depth_conf.float().cpu()
-    unit = depth_unit(depth)
-    if unit != DEPTH_STEP:
-        say(f"depth/*.png has steps of {unit:.6g}: give nerfstudio --depth-unit-scale-factor {unit:.6g}")
-    for view, name in enumerate(names):
-        write_depth_png(args.out / "depth" / f"{name}.png", depth[view], unit)
-        camera = {"pose": (cameras.world_c2w if cameras.origin.any() else cameras.c2w)[view]}
-        camera["intrinsic"] = cameras.K[view]
-        arrays = {"depth": depth[view], "confidence": confidence[view], **camera}
-        write_npz(args.out / "depth" / f"{name}.npz", depth_unit=unit, **arrays)
-    write_transforms(
-        args.out / "transforms.json",
-        nearest_pinhole(cameras)[0],
-        files,
-        ply_file_path="points.ply",
-        depth_unit_scale_factor=unit,
-    )
-    threshold = confidence_threshold(confidence)
-    xyz, colors = point_cloud(depth, confidence, rgb, cameras.K, cameras.c2w, threshold)
-    if len(xyz) > MAX_POINTS:
-        kept = torch.randperm(len(xyz), generator=torch.Generator().manual_seed(args.seed))[:MAX_POINTS].sort().values
-        xyz, colors = xyz[kept], colors[kept]
-    xyz = xyz.double() + cameras.origin if cameras.origin.any() else xyz
-    write_ply(args.out / "points.ply", xyz, colors, replace=True)
-    labels = [f"{'source' if view < N else 'target'} {name}" for view, name in enumerate(names)]
-    pictured = [view for view in order if scene.views[view].picture is not None]
-    shown = dict(zip(pictured, scene.photographs(pictured), strict=True))
-    rows = {"photo": [shown.get(view) for view in order], "view": list(rgb), "depth": list(depth_to_color(depth))}
-    write_png(args.out / "contact_sheet.png", contact_sheet(labels, rows))
-    say(f"{args.out / 'contact_sheet.png'} shows the result")
+def views(args: argparse.Namespace) -> int:
+    """What is given is checked before a network is loaded. Returns the exit code: 1 where one of many failed."""
+    jobs, many = jobs_of(args.inputs, job_settings(args))
+    models = models_of(args, (many or args.ray is not None) and not args.low_memory)
+    if args.ray is None and not many:
+        run_one(jobs[0], args.out, models, say, Progress, args.overwrite)
+        return 0
+    cluster = None
+    if args.ray is not None:
+        from ..jobs.cluster import Cluster
+
+        cluster = Cluster(args.ray or None, args.workers, args.worker_cpus, args.worker_gpus)
+    outcomes = run_many(jobs, args.out, models, say, Progress, args.overwrite, cluster)
+    return int(any(outcome.state == FAILED for outcome in outcomes))
+
+
+def add_many_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("many scenes")
+    group.add_argument("--low-memory", action="store_true", help="hold the networks of one stage at a time")
+    group.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS",
+        help="hand the scenes out to workers of a Ray cluster; without ADDRESS Ray starts on this machine",
+    )  # fmt: skip
+    group.add_argument("--workers", type=int, help="Ray: number of workers (default: one a GPU, else one for 4 CPUs)")
+    group.add_argument("--worker-cpus", type=float, default=1, help="Ray: CPUs that a worker takes (default 1)")
+    group.add_argument("--worker-gpus", type=float, help="Ray: GPUs that a worker takes (default 1 with CUDA, else 0)")
 
 
 def add(commands) -> None:
-    command = commands.add_parser("views", help="novel views, depth and points from a folder of posed photographs")
-    command.add_argument("scene", type=Path, help="folder of pictures, each with a same-named .npz (pose, intrinsic)")
-    add_source_options(command)
-    add_sampling_options(command)
+    command = commands.add_parser("views", help="novel views, depth and 3D from photographs or posed scenes")
+    command.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help=INPUT)
     add_model_options(command)
+    add_device_option(command)
+    add_job_options(command)
+    add_many_options(command)
     command.set_defaults(action=views)

@@ -1,0 +1,288 @@
+"""Jobs: what a description may say, one scene of every kind of input, many scenes that fail, stop and go on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+import gld_core
+from gld_core.__main__ import main
+from gld_core.checkpoints import NANO
+from gld_core.io.colmap import read_colmap_points
+from gld_core.io.posed_folders import write_scene
+from gld_core.jobs import Job, Models, read_list, run_many
+from gld_core.jobs.many import BEFORE, DONE, FAILED, shard
+from gld_core.jobs.results import PARTIAL, RESULT, files_of, merge, read_result, result_folder, unfinished
+from gld_core.jobs.scene import comfyui_noise
+from gld_core.synthetic.render import render_scene
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = Models(NANO)
+QUICK = {"size": 84, "steps": 1}
+
+
+def silent(text):
+    pass
+
+
+@pytest.fixture(scope="module")
+def gld():
+    return gld_core.load(NANO, keep=True)
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory):
+    """Three rendered rooms of four views, 84 x 56."""
+    folder = tmp_path_factory.mktemp("rooms")
+    for seed in range(3):
+        images, _, cameras = render_scene(seed, 4, 56, 84)
+        write_scene(folder / f"room_{seed}", images, cameras)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photograph(rooms):
+    path = rooms.parent / "photograph.png"
+    shutil.copy(rooms / "room_0" / "frame_00000.png", path)
+    return path
+
+
+def pixels(path):
+    return np.array(Image.open(path))
+
+
+# The description
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"steps": 0}, "steps is 0; give a number from 1 to 100000"),
+        ({"size": 100}, "size is 100; give a multiple of 14"),
+        ({"cfg": float("nan")}, "cfg is nan"),
+        ({"seed": -1}, "seed is -1"),
+        ({"motion": "jump"}, "motion is 'jump'; choose of hold, orbit"),
+        ({"export": ("glb", "usd")}, "export is 'usd'; choose of glb"),
+        ({"targets": (1,), "motion": "arc"}, "Both targets and a motion"),
+        ({"sources": (0,), "num_sources": 2}, "Both sources and num_sources"),
+        ({"motion": "orbit", "distance": 0.3}, "orbit has no setting distance"),
+        ({"motion": "keyframes"}, "keyframes needs a path"),
+        ({"number": "7"}, "number is '7', which is not of the kind int"),
+        ({"name": "../up"}, "no plain file name"),
+    ],
+)
+def test_what_a_job_cannot_be_is_one_sentence(settings, message):
+    with pytest.raises(ValueError, match=message.replace("(", "\\(")):
+        Job("scene", **settings).check()
+
+
+def test_a_list_has_the_jobs_settings_as_keys_over_those_of_the_command_line(tmp_path):
+    path = tmp_path / "list.jsonl"
+    path.write_text('{"input": "a.png", "first-is-source": true, "cfg": 2}\n\n{"input": "b", "sources": "0, 2-3"}\n')
+    first, second = read_list(path, {"seed": 5, "cfg": 1.0})
+    assert first == Job(str(tmp_path / "a.png"), first_is_source=True, cfg=2.0, seed=5)
+    assert second == Job(str(tmp_path / "b"), sources=(0, 2, 3), cfg=1.0, seed=5)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("{", "line 1, is no JSON"),
+        ("[]", "line 1, is no JSON object"),
+        ('{"seed": 1}', "line 1, has no input"),
+        ('{"input": "a", "sede": 1}', "line 1, has the key 'sede'"),
+        ('{"input": "a", "steps": 0}', "line 1,: steps is 0"),
+        ("", "has no lines"),
+    ],
+)
+def test_a_list_that_cannot_be_meant_is_one_sentence_that_names_the_line(tmp_path, line, message):
+    path = tmp_path / "list.jsonl"
+    path.write_text(line)
+    with pytest.raises(ValueError, match=message):
+        read_list(path, {})
+
+
+def test_every_setting_is_an_option_of_the_command_line_with_its_range(capsys):
+    with pytest.raises(SystemExit):
+        main(["views", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for one in fields(Job):
+        if one.metadata:
+            name = one.name.replace("_", "-")
+            assert f"--{name}" in text or f"--no-{name}" in text
+            assert one.metadata["low"] is None or f"{one.metadata['low']:g} to" in text
+
+
+# One scene
+
+
+def test_a_posed_scene_gives_what_the_stages_give(rooms, gld):
+    made = gld_core.run(Job(str(rooms / "room_0"), sources=(0, 3), seed=4, **QUICK), gld=gld)
+    scene = gld_core.jobs.scene.read(Job(str(rooms / "room_0"), sources=(0, 3), **QUICK))
+    views = gld.encode_views(scene.photographs, scene.cameras)
+    noise = comfyui_noise(views.latent_shape, 4)
+    level1 = gld.sample_level1(views, steps=1, noise=noise)
+    level0 = gld.cascade_level0(views, level1, steps=1, noise=noise)
+    assert torch.equal(made.rgb, gld.decode_rgb(views, level1, level0).clamp(0, 1))
+    depth = gld.decode_geometry(views, level1, level0).align_to(scene.cameras)[0].depth
+    assert torch.equal(made.depth, depth)
+    assert made.names == ["frame_00000", "frame_00003", "frame_00001", "frame_00002"]
+
+
+def test_the_command_line_and_the_library_give_the_same_files(rooms, gld, tmp_path):
+    exports = "glb,ply,colmap,nerfstudio,video"
+    gld_core.run(str(rooms / "room_0"), tmp_path / "a", gld=gld, export=exports, **QUICK)
+    options = ["--size", "84", "--steps", "1", "--device", "cpu", "--export", exports]
+    assert main(["views", str(rooms / "room_0"), "--models", str(NANO), "--out", str(tmp_path / "b"), *options]) == 0
+    names = files_of(tmp_path / "a")
+    assert names.keys() == files_of(tmp_path / "b").keys()
+    assert {Path(name).suffix for name in names} >= {".png", ".npz", ".glb", ".ply", ".bin", ".npy", ".mp4", ".json"}
+    for name in names:
+        if name != RESULT:
+            assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    assert len(trimesh.load(tmp_path / "a" / "scene.glb").geometry) == 1
+    assert len(read_colmap_points(tmp_path / "a" / "colmap" / "sparse" / "0")[0]) > 100
+
+
+def test_a_photograph_gets_cameras_and_a_path_in_windows(photograph, gld, tmp_path):
+    made = gld_core.run(
+        str(photograph), tmp_path / "out", gld=gld, motion="orbit", degrees=20, number=9, window=5, **QUICK
+    )
+    assert made.names == ["photograph", *(f"orbit_{number:04}" for number in range(9))]
+    assert made.rgb.shape == (10, 3, 56, 84) and torch.isfinite(made.depth).all()
+    angles = [torch.rad2deg(torch.acos((pose[:3, :3].trace() - 1) / 2)).item() for pose in made.cameras.c2w.double()]
+    assert angles[-1] == pytest.approx(20, abs=0.1) and angles == sorted(angles)
+    assert len(json.loads((tmp_path / "out" / "transforms.json").read_text())["frames"]) == 10
+    assert (pixels(tmp_path / "out" / "sources" / "photograph.png") == pixels(photograph)).all()
+
+
+def test_a_path_is_a_file_of_cameras(rooms, photograph, gld):
+    along = gld_core.run(Job(str(photograph), path=str(rooms / "room_1"), **QUICK), gld=gld)
+    assert len(along.names) == 5 and along.names[1:] == [f"path_{number:04}" for number in range(4)]
+    keys = Job(str(photograph), path=str(rooms / "room_1"), motion="keyframes", number=6, **QUICK)
+    through = gld_core.run(keys, gld=gld)
+    assert len(through.names) == 7
+    assert torch.allclose(through.cameras.c2w[[1, -1]], along.cameras.c2w[[1, -1]], atol=1e-5)
+
+
+def test_targets_with_photographs_are_measured(rooms, gld, tmp_path):
+    made = gld_core.run(str(rooms / "room_0"), tmp_path / "out", gld=gld, **QUICK)
+    true = pixels(rooms / "room_0" / "frame_00001.png") / 255
+    error = np.square(made.rgb[2].permute(1, 2, 0).numpy() - true).mean()
+    other = np.square(made.rgb[3].permute(1, 2, 0).numpy() - pixels(rooms / "room_0" / "frame_00002.png") / 255).mean()
+    expected = (-10 * np.log10(error) - 10 * np.log10(other)) / 2
+    assert read_result(tmp_path / "out")["figures"]["psnr"] == pytest.approx(expected, abs=0.01)
+
+
+# Many scenes
+
+
+def test_many_scenes_are_done_once_and_what_is_not_whole_again(rooms, tmp_path):
+    jobs = [Job(str(rooms / f"room_{seed}"), **QUICK) for seed in range(3)]
+    said = []
+    assert [one.state for one in run_many(jobs, tmp_path, MODELS, silent)] == [DONE] * 3
+    (tmp_path / "room_1" / "points.ply").unlink()
+    before = (tmp_path / "room_0" / RESULT).stat().st_mtime_ns
+    assert [one.state for one in run_many(jobs, tmp_path, MODELS, said.append)] == [BEFORE, DONE, BEFORE]
+    assert "room_1 is done anew: points.ply is missing or damaged" in said
+    assert (tmp_path / "room_0" / RESULT).stat().st_mtime_ns == before
+    changed = [jobs[0], jobs[1], replace(jobs[2], seed=1)]
+    assert [one.state for one in run_many(changed, tmp_path, MODELS, silent)] == [BEFORE, BEFORE, DONE]
+    assert not unfinished(tmp_path / "room_2", changed[2], read_result(tmp_path / "room_2")["weights"])
+    assert unfinished(tmp_path / "room_2", changed[2], "others") == "the weights were others"
+
+
+def test_a_scene_that_fails_is_recorded_and_stops_no_other(rooms, tmp_path):
+    broken = tmp_path / "in" / "broken"
+    shutil.copytree(rooms / "room_0", broken)
+    (broken / "frame_00000.png").write_bytes(b"no picture")
+    lines = [
+        {"input": str(rooms / "room_1")},
+        {"input": str(broken)},
+        {"input": "nothing"},
+        {"input": str(rooms / "room_2")},
+    ]
+    path = tmp_path / "list.jsonl"
+    path.write_text("".join(json.dumps({**line, **QUICK}) + "\n" for line in lines))
+    out = tmp_path / "out"
+    assert main(["views", str(path), "--models", str(NANO), "--out", str(out), "--device", "cpu"]) == 1
+    table = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [row["state"] for row in table] == [DONE, FAILED, FAILED, DONE]
+    assert "frame_00000.png" in table[1]["text"] and "nothing does not exist" in table[2]["text"]
+    assert table[0]["psnr"] > 5
+    assert sorted(path.name for path in out.iterdir()) == ["results.jsonl", "results.md", "room_1", "room_2"]
+    assert (out / "results.md").read_text().count("\n") == 6
+
+
+def test_two_inputs_of_one_name_are_refused_before_any_work(rooms, tmp_path):
+    jobs = [Job(str(rooms / "room_0")), Job(str(rooms / "room_0"), seed=1)]
+    with pytest.raises(ValueError, match="would both be written to"):
+        run_many(jobs, tmp_path / "out", MODELS, silent)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_of_others_are_left_alone(rooms, tmp_path):
+    (tmp_path / "room_0").mkdir()
+    (tmp_path / "room_0" / "mine.txt").write_text("mine")
+    (outcome,) = run_many([Job(str(rooms / "room_0"), **QUICK)], tmp_path, MODELS, silent)
+    assert outcome.state == FAILED and "not empty" in outcome.text
+    assert [path.name for path in (tmp_path / "room_0").iterdir()] == ["mine.txt"]
+
+
+def test_every_process_of_several_takes_its_share(monkeypatch):
+    shares = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        shares.append(shard(list(range(8))))
+    assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(ValueError, match="RANK is 3"):
+        shard([])
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(KeyboardInterrupt), result_folder(tmp_path / "scene") as folder:
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_slower_of_two_processes_changes_nothing(tmp_path):
+    job = Job("scene")
+    content = {"job": {"input": "x"}, "input": "s", "weights": "w", "files": {"a": 1}}
+    for name, byte in (("first", "1"), ("second", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text(byte)
+        (tmp_path / name / RESULT).write_text(json.dumps(content))
+    merge(tmp_path / "second", tmp_path / "first")
+    assert (tmp_path / "first" / "a").read_text() == "1"
+    assert job.folder_name == "scene"
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_with_what_is_missing(rooms, tmp_path):
+    """The process is killed outright in the middle of a scene."""
+    command = [sys.executable, "-m", "gld_core", "views", str(rooms), "--models", str(NANO), "--out", str(tmp_path)]
+    command += ["--size", "84", "--device", "cpu"]
+    with subprocess.Popen([*command, "--steps", "12"], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("1 of 3: "):
+                break
+        os.kill(process.pid, signal.SIGKILL)
+    assert read_result(tmp_path / "room_0") is not None and not (tmp_path / "room_2").exists()
+    done = subprocess.run([*command, "--steps", "12"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and "1 of 3 scenes are finished already" in done.stderr
+    assert all(read_result(tmp_path / f"room_{seed}") for seed in range(3))
+    assert not list(tmp_path.glob(f".*{PARTIAL}*"))

@@ -1,0 +1,115 @@
+"""Many scenes on a local Ray cluster of two workers."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gld_core.checkpoints import NANO
+from gld_core.io.posed_folders import write_scene
+from gld_core.jobs import Job, Models, run_many
+from gld_core.jobs.many import BEFORE, DONE, FAILED
+from gld_core.jobs.results import PARTIAL, RESULT, files_of, read_result
+from gld_core.synthetic.render import render_scene
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = Models(NANO)
+SCENES = 3
+
+
+def silent(text):
+    pass
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray = pytest.importorskip("ray", reason="ray is not installed: the cluster was not tested")
+    from gld_core.jobs.cluster import Cluster
+
+    made = Cluster(workers=2)
+    made.connect()
+    yield made
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory) -> list[Job]:
+    folder = tmp_path_factory.mktemp("rooms")
+    for seed in range(SCENES):
+        images, _, cameras = render_scene(seed, 4, 56, 84)
+        write_scene(folder / f"room_{seed}", images, cameras)
+    return [Job(str(folder / f"room_{seed}"), size=84, steps=12) for seed in range(SCENES)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        name: (folder / name).read_bytes() for name in files_of(folder) if not name.endswith((RESULT, ".md", ".jsonl"))
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(jobs, tmp_path_factory) -> dict[str, bytes]:
+    """The files that one process makes of the jobs."""
+    folder = tmp_path_factory.mktemp("alone")
+    run_many(jobs, folder, MODELS, silent)
+    return contents(folder)
+
+
+def test_a_worker_killed_in_the_middle_of_a_scene_loses_nothing(cluster, jobs, alone, tmp_path):
+    """Its process is ended by its number, which the folder that it writes into names."""
+    import threading
+
+    outcomes = []
+    run = threading.Thread(target=lambda: outcomes.extend(run_many(jobs, tmp_path, MODELS, silent, ray=cluster)))
+    run.start()
+    deadline = time.monotonic() + 60
+    while not (partial := list(tmp_path.glob(f".*{PARTIAL}{socket.gethostname()}-*"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    victim = int(partial[0].name.split("-")[-2])
+    os.kill(victim, signal.SIGKILL)
+    run.join(120)
+    assert [one.state for one in outcomes] == [DONE] * SCENES
+    assert {name: data for name, data in contents(tmp_path).items() if PARTIAL not in name} == alone
+
+
+def test_the_driver_started_again_does_only_what_is_missing(cluster, jobs, alone, tmp_path):
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(text):
+        if text.startswith("1 of"):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run_many(jobs, tmp_path, MODELS, interrupt, ray=cluster)
+    whole = {path.parent for path in tmp_path.glob(f"*/{RESULT}")}
+    assert whole
+    times = {path: (path / RESULT).stat().st_mtime_ns for path in whole}
+    outcomes = run_many(jobs, tmp_path, MODELS, silent, ray=cluster)
+    assert {one.name for one in outcomes if one.state == BEFORE} >= {path.name for path in whole}
+    assert all((path / RESULT).stat().st_mtime_ns == before for path, before in times.items())
+    assert {name: data for name, data in contents(tmp_path).items() if PARTIAL not in name} == alone
+
+
+def test_a_scene_that_fails_is_recorded_and_stops_no_other(cluster, jobs, tmp_path):
+    outcomes = run_many([Job(str(tmp_path / "nothing")), jobs[0]], tmp_path / "out", MODELS, silent, ray=cluster)
+    assert [one.state for one in outcomes] == [FAILED, DONE]
+    assert "does not exist" in outcomes[0].text
+
+
+def test_two_drivers_on_one_folder_do_not_harm_each_other(jobs, alone, tmp_path):
+    """Without Ray, which hands out the same work: two processes, begun together."""
+    inputs = [job.input for job in jobs]
+    command = [sys.executable, "-m", "gld_core", "views", *inputs, "--models", str(NANO), "--out", str(tmp_path)]
+    command += ["--size", "84", "--steps", "12", "--device", "cpu"]
+    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert contents(tmp_path) == alone
+    assert all(read_result(tmp_path / Path(name).name) for name in inputs)
