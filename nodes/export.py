@@ -9,10 +9,10 @@ import folder_paths
 from comfy_api.latest import Types, io
 
 from ..gld_core.export.datasets import SPARSE_POINTS, write_colmap_dataset, write_nerfstudio_dataset
-from ..gld_core.export.scenes import AXES, glb_parts, scene_ply, with_photographs, write_scene_glb
+from ..gld_core.export.scenes import AXES, glb_parts, scene_ply, write_scene_glb
 from ..gld_core.geometry.points import fuse_points
 from . import host
-from .geometry import geometry_inputs, selected, selection_inputs
+from .geometry import geometry_inputs, selected, selection_inputs, with_photographs
 from .host.folders import check_prefix, save_numbered
 from .host.inputs import check_choice, problem
 
@@ -200,9 +200,7 @@ class GLDExportDataset(io.ComfyNode):
     def execute(
         cls, geometry, cameras, filename_prefix, min_confidence, keep_at_least, confirmed_by, max_points, format
     ):
-        photographs = geometry.get("gld_photographs")
-        maps = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
-        maps = with_photographs(maps, None if photographs is None else photographs.movedim(-1, 1))
+        maps = with_photographs(selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by), geometry)
         sources = geometry.get("gld_sources", 0)
         progress = host.progress_bar()
         cloud = fuse_points(maps, max_points, progress=progress)

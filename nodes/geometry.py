@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..gld_core.cameras import Cameras
-from ..gld_core.export.scenes import select
+from ..gld_core.export import scenes
 from ..gld_core.geometry.depth_maps import PosedDepth, agreement, usable
 from . import host
 from .sockets import DA3Geometry, GLDCameras, check_geometry
@@ -73,7 +73,13 @@ def selected(
     """The depth maps and pictures of a geometry, and the pixels that count. ValueError where none does."""
     depth, confidence, images = checked(geometry, cameras)
     settings = (min_confidence, keep_at_least, confirmed_by)
-    return select(depth, confidence, images, cameras, *settings, host.progress_bar() if confirmed_by else None)
+    return scenes.select(depth, confidence, images, cameras, *settings, host.progress_bar() if confirmed_by else None)
+
+
+def with_photographs(maps: PosedDepth, geometry: dict) -> PosedDepth:
+    """The same with the sources' photographs in place of their decoded pictures, where the geometry has them."""
+    photographs = geometry.get("gld_photographs")
+    return scenes.with_photographs(maps, None if photographs is None else photographs.movedim(-1, 1))
 
 
 class GLDCheckDepth(io.ComfyNode):
