@@ -139,6 +139,9 @@ def read_statistics_file(path: Path) -> tuple[Path, Mapping[str, Tensor]]:
     content = read_file(path, mmap=False)
     if not isinstance(content, Mapping) or not {"mean", "var"} <= content.keys():
         raise ValueError(f"{path} holds no feature statistics; download it again.")
+    for name in ("mean", "var"):
+        if isinstance(content[name], Tensor):
+            check_stored(path, name, content[name])
     return path, content
 
 
@@ -151,7 +154,17 @@ def open_tensors(path: Path, mmap: bool = True) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds no state dict; give a released checkpoint.")
-    return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        check_stored(path, name, tensor)
+    return tensors
+
+
+def check_stored(path: Path, name: str, tensor: Tensor) -> None:
+    """ValueError where a tensor claims more than is stored of it, which a stride of 0 does in a file of any size."""
+    stored = tensor.untyped_storage().nbytes()
+    if tensor.nbytes > stored:
+        raise ValueError(f"{path}: {name} claims {tensor.nbytes} bytes and stores {stored}; download the file again.")
 
 
 def check_finite(path: Path, name: str, tensor: Tensor) -> Tensor:

@@ -122,6 +122,8 @@ class Server:
     async def listen(self):
         address = f"{self.url}/ws?clientId={self.client}"
         async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as websocket:
+            # As a page begins.
+            await websocket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": False}})
             self.listening.set()
             async for message in websocket:
                 if message.type == aiohttp.WSMsgType.TEXT:

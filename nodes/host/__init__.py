@@ -16,8 +16,10 @@ def to_host(tensor: Tensor) -> Tensor:
 
 
 def say(text: str, node_id: str) -> None:
-    """Text under the widgets of a node."""
-    PromptServer.instance.send_progress_text(text, node_id)
+    """Text under the widgets of a node, in a page. Other clients take every binary message for a picture."""
+    server = PromptServer.instance
+    if server.sockets_metadata.get(server.client_id, {}).get("feature_flags"):
+        server.send_progress_text(text, node_id)
 
 
 def progress_bar() -> Callable[[int, int], None]:

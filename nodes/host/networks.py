@@ -103,7 +103,8 @@ def choose_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
     device = comfy.model_management.get_torch_device()
     weights = WEIGHT_DTYPES[weight_dtype] or comfy.model_management.unet_dtype(device, supported_dtypes=supported)
     if not comfy.model_management.supports_cast(device, weights):
-        raise ValueError(f"ComfyUI cannot use {weight_dtype} weights on {device}; choose bf16 in 'weight_dtype'.")
+        chosen = weight_dtype if WEIGHT_DTYPES[weight_dtype] else f"{str(weights)[6:]} (by a flag such as --fp64-unet)"
+        raise ValueError(f"ComfyUI cannot use {chosen} weights on {device}; choose bf16 in 'weight_dtype'.")
     return weights, comfy.model_management.unet_manual_cast(weights, device, supported) or weights
 
 

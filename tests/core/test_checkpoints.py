@@ -277,3 +277,16 @@ def test_networks_have_the_released_names_and_shapes(shared):
     for network, tensors in cases:
         own = network.from_tensors(tensors, device="meta").state_dict()
         assert {name: value.shape for name, value in own.items()} == {name: t.shape for name, t in tensors.items()}
+
+
+@pytest.mark.parametrize("file", [LEVEL1, "model_stats/da3/normalization_stats_level1.pt"])
+def test_a_tensor_that_claims_more_than_it_stores_is_refused_at_once(models, file):
+    """A stride of 0 in a file of a kilobyte claims any size; making it real takes all memory."""
+    content = torch.load(models / file)
+    values = content.get("ema", content)
+    name = next(iter(values))
+    values[name] = torch.zeros(1).expand(2**40)
+    (models / file).unlink()
+    torch.save(content, models / file)
+    with pytest.raises(ValueError, match=f"{name} claims 4398046511104 bytes and stores 4; download the file again"):
+        gld_core.load(models)

@@ -3,6 +3,7 @@
 What --lowvram, --novram and dynamic VRAM do to a model is done here on the CPU; with a GPU the flags themselves run.
 """
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,5 +52,18 @@ def test_vram_flags(start_server, models, scene, tmp_path, graph, flag):
     try:
         (server.base / "input" / "room").symlink_to(scene)
         assert server.run(graph()).error is None
+    finally:
+        server.close()
+
+
+def test_a_type_that_a_flag_of_the_host_chooses_is_named_with_the_flag(
+    start_server, models, scene, tmp_path, graph, only
+):
+    server = start_server(tmp_path, models, "--cpu", "--fp64-unet")
+    try:
+        shutil.copytree(scene, server.base / "input" / "room")
+        error = server.run(only(graph(), "save level1")).error
+        assert "cannot use float64 (by a flag such as --fp64-unet) weights on cpu; choose bf16 in" in error
+        assert server.run(only(graph(weight_dtype="bf16"), "save level1")).error is None
     finally:
         server.close()

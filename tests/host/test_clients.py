@@ -1,0 +1,44 @@
+"""The shipped API files as programs of others drive them: by title, by class, and without any change."""
+
+import json
+import warnings
+
+import pytest
+from comfy_api_simplified import ComfyApiWrapper, ComfyWorkflowWrapper
+from comfy_toolkit import ComfyClient
+
+from tests.host.test_templates import API, quick
+
+FILES = sorted(API.glob("*.json"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_nodes_of_an_api_file_can_be_told_apart_by_title(path):
+    """Clients that address nodes by title set every node of that title."""
+    prompt = json.loads(path.read_text(encoding="utf-8"))
+    titles = [node["_meta"]["title"] for node in prompt.values()]
+    assert sorted(set(titles)) == sorted(titles)
+    # The page has a widget of that name on its 3D viewers, which no node asks for.
+    assert [node for node in prompt.values() if node["inputs"].get("image") == ""] == []
+
+
+def test_comfy_api_simplified_sets_a_seed_by_title_and_gets_the_pictures(server):
+    path = next(path for path in FILES if "two_views.json" in path.name or "posed" in path.name)
+    workflow = ComfyWorkflowWrapper(quick(json.loads(path.read_text(encoding="utf-8")), small=True))
+    (sampler,) = (title for title in workflow.list_nodes() if title.startswith(("Sample GLD", "Sample GLD Level 1")))
+    (pictures,) = (title for title in workflow.list_nodes() if title.startswith("Save Image") and "depth" not in title)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        workflow.set_node_param(sampler, "seed", 11)
+        found = ComfyApiWrapper(server.url).queue_and_wait_images(workflow, pictures)
+    assert found and all(data.startswith(b"\x89PNG") for data in found.values())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_comfy_toolkit_runs_it_and_finds_its_results(server, path):
+    client = ComfyClient(base_url=server.url)
+    prompt = quick(client.load_workflow(path), small="walkthrough" not in path.stem)
+    for node in prompt.values():
+        node["inputs"] |= {"seed": 12} if "seed" in node["inputs"] else {}
+    result = client.wait(client.submit(prompt), max_wait=120, poll_interval=0.2)
+    assert result["filenames"]
