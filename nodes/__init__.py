@@ -12,7 +12,19 @@ if [int(part) for part in re.findall(r"\d+", __version__)] < [int(part) for part
 
 from comfy_api.latest import ComfyExtension, io  # noqa: E402
 
-from . import camera_files, camera_preview, cameras, decode, evaluate, export, geometry, load, sample, splats  # noqa: E402
+from . import (  # noqa: E402
+    camera_files,
+    camera_preview,
+    cameras,
+    decode,
+    evaluate,
+    export,
+    geometry,
+    load,
+    place,
+    sample,
+    splats,
+)
 from .host import folders  # noqa: E402
 from .host.inputs import checked  # noqa: E402
 
@@ -20,6 +32,7 @@ from .host.inputs import checked  # noqa: E402
 class GLDExtension(ComfyExtension):
     async def on_load(self) -> None:
         folders.register_model_folder()
+        place.register_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes: list[type[io.ComfyNode]] = [
@@ -31,6 +44,7 @@ class GLDExtension(ComfyExtension):
             cameras.GLDEstimateCameras,
             cameras.GLDMoveCamera,
             cameras.GLDSetCameras,
+            place.GLDPlaceCameras,
             camera_preview.GLDPreviewCameras,
             camera_files.GLDLoadCameras,
             camera_files.GLDSaveCameras,

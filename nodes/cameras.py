@@ -271,10 +271,14 @@ def motion_option(name: str) -> io.DynamicCombo.Option:
     return io.DynamicCombo.Option(name, [*settings, number_input(), ease_input(), *start_inputs()])
 
 
+def keyframe_input(name: str, **options) -> io.MultiType.Input:
+    """Cameras of this plugin or of a 3D view, for `keyframe_cameras`."""
+    return io.MultiType.Input(name, [GLDCameras, io.Load3DCamera], **options)
+
+
 def motion_options() -> list[io.DynamicCombo.Option]:
-    keyframe = io.MultiType.Input(
+    keyframe = keyframe_input(
         "keyframe",
-        [GLDCameras, io.Load3DCamera],
         tooltip="One or several cameras. The camera of a 3D view must belong to the scene of Preview GLD Cameras.",
     )
     return [

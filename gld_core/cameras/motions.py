@@ -11,19 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from .conventions import Cameras
-
-EASES: dict[str, Callable[[float], float]] = {
-    "none": lambda t: t,
-    "in": lambda t: t * t,
-    "out": lambda t: t * (2 - t),
-    "in_out": lambda t: t * t * (3 - 2 * t),
-}
+from .curves import EASES, Curve, pose
 
 
 class Stage(NamedTuple):
@@ -244,68 +237,24 @@ SETTINGS = {
 }
 
 
-def slerp(a: Rotation, b: Rotation, u: float) -> Rotation:
-    """On the shortest way from a (u = 0) to b (u = 1), and beyond them for other u.
-
-    Shoemake, Animating rotation with quaternion curves, 1985.
-    """
-    return a * (a.inv() * b) ** u
-
-
-def catmull_rom(keys: list, knots: list[float], t: float, mix: Callable):
-    """Four keys at four knots -> the curve at t, between the second and the third knot.
-
-    Barry and Goldman, A recursive evaluation algorithm for a class of Catmull-Rom splines, 1988; with slerp for `mix`
-    the same on the sphere (Schlag, Using geometric constructions to interpolate orientation with quaternions, 1991).
-    """
-    for reach in (1, 2):
-        keys = [mix(keys[i], keys[i + 1], (t - knots[i]) / (knots[i + reach] - knots[i])) for i in range(len(keys) - 1)]
-    return mix(keys[0], keys[1], (t - knots[1]) / (knots[2] - knots[1]))
-
-
 def through(keys: Cameras, times: list[float], depth: float, loop: bool = False) -> Cameras:
-    """Cameras at `times` in [0, 1] on a smooth curve through all keys: a centripetal Catmull-Rom curve for positions,
-    the same on the sphere for rotations, K linear in between; travelled at an even speed, where a radian counts like
-    one scene depth. With `loop` the curve ends at the first key, else at the last.
+    """Cameras at `times` in [0, 1] on a smooth curve through all keys (`curves.Curve`), K linear in between; travelled
+    at an even speed. With `loop` the curve ends at the first key, else at the last.
     """
-    order = [*range(len(keys)), 0] if loop else [*range(len(keys))]
-    K = keys.K.double()[order]
-    position = list(keys.c2w[:, :3, 3].double()[order])
-    turn = list(Rotation.from_matrix(keys.c2w[:, :3, :3].double()[order].numpy()))
-
-    def distance(p: Tensor, q: Rotation, p2: Tensor, q2: Rotation) -> float:
-        return (p2 - p).norm().item() / depth + float((q.inv() * q2).magnitude())
-
-    lengths = [distance(*pair) for pair in zip(position, turn, position[1:], turn[1:], strict=False)]
-    steps = [max(length**0.5, 1e-4) for length in lengths]
-    # One more key at either end: the loop's own, or the neighbour mirrored at the end.
-    lerp = torch.lerp
-    if loop:
-        steps = [steps[-1], *steps, steps[0]]
-        position, turn = [[track[-2], *track, track[1]] for track in (position, turn)]
-    else:
-        steps = [steps[0], *steps, steps[-1]]
-        position = [lerp(position[0], position[1], -1.0), *position, lerp(position[-1], position[-2], -1.0)]
-        turn = [slerp(turn[0], turn[1], -1.0), *turn, slerp(turn[-1], turn[-2], -1.0)]
-    knots = np.concatenate([[0.0], np.cumsum(steps)])
-
-    def at(knot: float) -> tuple[Tensor, Rotation, int]:
-        i = int(np.clip(np.searchsorted(knots, knot, side="right") - 2, 0, len(knots) - 4))
-        four = slice(i, i + 4)
-        local = list(knots[four])
-        return catmull_rom(position[four], local, knot, lerp), catmull_rom(turn[four], local, knot, slerp), i
-
-    fine = np.interp(np.linspace(0, len(order) - 1, 32 * (len(order) - 1) + 1), np.arange(len(order)), knots[1:-1])
-    samples = [at(knot)[:2] for knot in fine]
-    travelled = np.cumsum([0.0] + [distance(*a, *b) + 1e-9 for a, b in zip(samples, samples[1:], strict=False)])
+    K = keys.K.double()
+    turns = Rotation.from_matrix(keys.c2w[:, :3, :3].double().numpy())
+    curve = Curve(list(keys.c2w[:, :3, 3].double()), list(turns), depth, loop)
     c2w, intrinsics = [], []
-    for knot in np.interp(np.asarray(times) * travelled[-1], travelled, fine):
-        p, q, i = at(knot)
-        pose = translation(p)
-        pose[:3, :3] = torch.from_numpy(q.as_matrix())
-        c2w.append(pose)
-        intrinsics.append(lerp(K[i], K[i + 1], float((knot - knots[i + 1]) / (knots[i + 2] - knots[i + 1]))))
+    for time in times:
+        p, q, i, u = curve.at_distance(time * curve.travelled[-1])
+        c2w.append(pose(p, q))
+        intrinsics.append(torch.lerp(K[i], K[(i + 1) % len(K)], u))
     return replace(keys, c2w=torch.stack(c2w), K=torch.stack(intrinsics))
+
+
+def settings_of(motion: str) -> dict[str, float]:
+    """A motion's settings with their defaults."""
+    return {name: value.default for name, value in list(inspect.signature(MOTIONS[motion]).parameters.items())[2:]}
 
 
 def spread(views: int, first: bool, last: bool) -> list[float]:
@@ -374,18 +323,13 @@ def targets(
     return through(keys, [EASES[ease](t) for t in spread(views, True, not loop)], depth, loop)
 
 
-def moved(
-    sources: Cameras,
-    motion: str,
-    views: int,
-    depth: float,
-    base: int,
-    ease: str,
-    first_is_source: bool,
-    settings: dict[str, float],
-) -> Cameras:
-    """`targets` for a motion of MOTIONS."""
-    known = [name for name in inspect.signature(MOTIONS[motion]).parameters if name not in ("t", "stage")]
+def travel(
+    sources: Cameras, motion: str, depth: float, base: int, settings: dict[str, float]
+) -> tuple[Callable[[float], tuple[Tensor, Tensor]], bool]:
+    """A motion of MOTIONS from a source: t in [0, 1] -> pose (4, 4) in the world and K (3, 3); and whether its end is
+    its start. ValueError for a setting that it has not.
+    """
+    known = settings_of(motion)
     for name, value in settings.items():
         if name not in known:
             raise ValueError(
@@ -399,20 +343,31 @@ def moved(
     up = world_to_base[:3, :3] @ up_direction(sources)
     stage = Stage(centre, up / up.norm(), depth)
 
-    def path(t: float) -> tuple[Tensor, float]:
-        return MOTIONS[motion](t, stage, **settings)
-
-    (start, _), (end, factor) = path(0.0), path(1.0)
-    loop = factor == 1 and torch.allclose(start, end, atol=1e-9 * max(1.0, depth))
-    poses, intrinsics = [], []
-    for t in spread(views, first_is_source, not loop):
-        offset, factor = path(EASES[ease](t))
-        poses.append(c2w @ offset)
+    def path(t: float) -> tuple[Tensor, Tensor]:
+        offset, factor = MOTIONS[motion](t, stage, **settings)
         K = sources.K[base].double().clone()
         K[0, 0] *= factor
         K[1, 1] *= factor
-        intrinsics.append(K)
-    return replace(sources, c2w=torch.stack(poses), K=torch.stack(intrinsics))
+        return c2w @ offset, K
+
+    (start, _), (end, factor) = (MOTIONS[motion](t, stage, **settings) for t in (0.0, 1.0))
+    return path, factor == 1 and torch.allclose(start, end, atol=1e-9 * max(1.0, depth))
+
+
+def moved(
+    sources: Cameras,
+    motion: str,
+    views: int,
+    depth: float,
+    base: int,
+    ease: str,
+    first_is_source: bool,
+    settings: dict[str, float],
+) -> Cameras:
+    """`targets` for a motion of MOTIONS."""
+    path, loop = travel(sources, motion, depth, base, settings)
+    c2w, K = zip(*(path(EASES[ease](t)) for t in spread(views, first_is_source, not loop)), strict=True)
+    return replace(sources, c2w=torch.stack(c2w), K=torch.stack(K))
 
 
 def join(sources: Cameras, targets: Cameras) -> Cameras:

@@ -1,10 +1,12 @@
 """What every node needs of ComfyUI. Only this package knows its internals: folders, models, samplers, previews."""
 
+import json
 from collections.abc import Callable
 
 import comfy.model_management
 import comfy.utils
 import latent_preview
+from aiohttp import web
 from PIL import Image
 from server import PromptServer
 from torch import Tensor
@@ -43,3 +45,25 @@ def picture_bar() -> Callable[[int, int, Image.Image | None], None]:
         bar.update_absolute(done, total, preview)
 
     return progress
+
+
+def tell_page(event: str, data: dict) -> None:
+    """An event for the page that queued the running prompt; its modules hear it through the page's `api`."""
+    server = PromptServer.instance
+    server.send_sync(event, data, server.client_id)
+
+
+def answer_page(address: str, answer: Callable[[dict], dict]) -> None:
+    """Let the page ask for something at an address: a JSON object comes in, one goes out; what a ValueError says goes
+    out as its 'error'.
+    """
+
+    @PromptServer.instance.routes.post(address)
+    async def respond(request: web.Request) -> web.Response:
+        try:
+            asked = json.loads(await request.text())
+            if not isinstance(asked, dict):
+                raise ValueError(f"The request is {str(asked)[:40]!r}; send a JSON object.")
+            return web.json_response(answer(asked))
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)

@@ -1,0 +1,138 @@
+"""The sources' photographs on their surfaces, drawn from other cameras by a depth buffer."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..cameras import Cameras
+from .coverage import HIDES, POINTS_PER_SOURCE
+from .depth_maps import GRAZING, PosedDepth, Progress, unit
+
+# What no source has seen.
+HOLE = (235 / 255, 70 / 255, 80 / 255)
+# Pixels that are tested against triangles at a time.
+AT_ONCE = 1 << 22
+
+
+class Surfaces:
+    """The sources' depth as triangles on the grid of their pixels, cut at depth edges and at more than GRAZING degrees.
+
+    xyz (P, 3) vertices in the world; place (P, 2) where they are in their source's image, in its pixels; faces (F, 3),
+    counter-clockwise where a source sees them; owner (F,) the source of each.
+    """
+
+    def __init__(self, sources: PosedDepth):
+        stride = max(1, math.ceil((sources.inverse[0].numel() / POINTS_PER_SOURCE) ** 0.5))
+        vertices: list[Tensor] = []
+        places, faces, owners = [], [], []
+        for view in range(len(sources)):
+            grid = sources.points(view)[::stride, ::stride]
+            rows, columns = grid.shape[:2]
+            index = torch.arange(rows * columns).view(rows, columns)
+            a, b, c, d = (part.flatten() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]))
+            both = torch.cat([torch.stack([a, d, b], 1), torch.stack([b, d, c], 1)])
+            xyz, inverse = grid.reshape(-1, 3), sources.inverse[view, ::stride, ::stride].flatten()
+            corners, z = xyz[both], inverse[both]
+            normal = unit(torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]))
+            facing = (normal * unit(sources.eyes[view] - corners.mean(1))).sum(1)
+            smooth = z.amax(1) <= (1 + stride * sources.edge) * z.amin(1)
+            both = both[torch.isfinite(corners).all(2).all(1) & smooth & (facing > math.cos(math.radians(GRAZING)))]
+            y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+            places.append(torch.stack([x, y], 2).view(-1, 2) * stride + 0.5)
+            faces.append(both + sum(len(part) for part in vertices))
+            owners.append(torch.full((len(both),), view))
+            vertices.append(xyz)
+        self.xyz, self.place, self.faces = torch.cat(vertices), torch.cat(places), torch.cat(faces)
+        self.owner = torch.cat(owners)
+
+    def seen_from(self, target: Cameras) -> tuple[Tensor, Tensor, Tensor]:
+        """A single target's view: which of its pixels (H, W) bool show what a source has seen; and of these P pixels,
+        row by row, the source (P,) and the place (P, 2) in its image. A surface that turns its back was not seen by a
+        source, and hides what lies further back than HIDES times its own depth.
+        """
+        H, W = target.height, target.width
+        projection = target.K[0] @ target.w2c[0, :3]
+        u, v, z = (self.xyz @ projection[:, :3].T + projection[:, 3]).unbind(1)
+        x, y, inverse = (u / z)[self.faces], (v / z)[self.faces], (1 / z)[self.faces]
+        # Pixel centres from the first to the last row and column that a triangle may cover.
+        left, right = x.amin(1).sub(0.5).ceil().clamp(min=0), x.amax(1).sub(0.5).floor().clamp(max=W - 1)
+        top, bottom = y.amin(1).sub(0.5).ceil().clamp(min=0), y.amax(1).sub(0.5).floor().clamp(max=H - 1)
+        span = torch.maximum(right - left, bottom - top) + 1
+        drawn = (z[self.faces] > 0).all(1) & (right >= left) & (bottom >= top)
+        area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+        drawn &= area != 0
+        # By pixel: in the upper half the nearest depth of a face, as the bits of its inverse, in the lower the face.
+        front = torch.zeros(H * W, dtype=torch.int64)
+        behind = torch.zeros(H * W)
+        level = span.clamp(min=1).log2().ceil().long()
+        for step in level[drawn].unique().tolist():
+            size = 1 << step
+            chosen = (drawn & (level == step)).nonzero()[:, 0]
+            offset = torch.arange(size)
+            for part in chosen.split(max(1, AT_ONCE // size**2)):
+                columns = left[part].long()[:, None, None] + offset
+                rows = top[part].long()[:, None, None] + offset[:, None]
+                weights = barycentric(x[part], y[part], area[part], columns + 0.5, rows + 0.5)
+                inside = (weights >= -1e-5).all(-1) & (columns < W) & (rows < H)
+                nearness = (weights * inverse[part][:, None, None]).sum(-1)[inside]
+                pixel = (rows * W + columns)[inside]
+                face = part[:, None, None].expand(inside.shape)[inside]
+                # The image's y axis points down: what is counter-clockwise in space has a negative area.
+                toward = area[face] < 0
+                bits = nearness.view(torch.int32).long() << 32
+                front.scatter_reduce_(0, pixel[toward], (bits | face)[toward], "amax")
+                behind.scatter_reduce_(0, pixel[~toward], nearness[~toward], "amax")
+        nearness = (front >> 32).int().view(torch.float32)
+        mask = (front > 0) & (nearness * HIDES >= behind)
+        pixel = mask.nonzero()[:, 0]
+        face = front[pixel] & 0xFFFFFFFF
+        weights = barycentric(x[face], y[face], area[face], pixel % W + 0.5, pixel.div(W, rounding_mode="floor") + 0.5)
+        weights = weights * inverse[face]
+        weights = weights / weights.sum(1, keepdim=True)
+        return mask.view(H, W), self.owner[face], (self.place[self.faces[face]] * weights[..., None]).sum(1)
+
+
+def barycentric(x: Tensor, y: Tensor, area: Tensor, column: Tensor, row: Tensor) -> Tensor:
+    """(F, ..., 3) weights of triangles' corners x, y (F, 3) at points of the image; area (F,) is double, signed."""
+
+    def corner(values: Tensor, number: int) -> Tensor:
+        return values[:, number].view(-1, *[1] * (column.ndim - 1))
+
+    weights = []
+    for first, second in ((1, 2), (2, 0), (0, 1)):
+        ahead = (corner(x, second) - corner(x, first)) * (row - corner(y, first))
+        aside = (corner(y, second) - corner(y, first)) * (column - corner(x, first))
+        weights.append(ahead - aside)
+    return torch.stack(weights, -1) / corner(area[:, None], 0)[..., None]
+
+
+def bilinear(image: Tensor, place: Tensor) -> Tensor:
+    """(P, 3) of an image (3, H, W) at places (P, 2), x and y in pixels, the first pixel's centre being 0.5, 0.5."""
+    H, W = image.shape[1:]
+    grid = place / torch.tensor([W, H]) * 2 - 1
+    return torch.nn.functional.grid_sample(image[None], grid[None, None], align_corners=False, padding_mode="border")[
+        0, :, 0
+    ].T
+
+
+def reproject(sources: PosedDepth, targets: Cameras, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
+    """Pictures (V, 3, H, W) of V targets, HOLE where no source has seen what is there, and (V, H, W) float32: 1 where
+    one has. The sources need their pictures. progress(done, total) is called after each view; what it raises ends the
+    work.
+    """
+    surfaces = Surfaces(sources)
+    images = [sources.picture(view) for view in range(len(sources))]
+    pictures = torch.tensor(HOLE).view(1, 3, 1, 1).repeat(len(targets), 1, targets.height, targets.width)
+    masks = torch.zeros(len(targets), targets.height, targets.width)
+    for view in range(len(targets)):
+        mask, owner, place = surfaces.seen_from(targets[view])
+        masks[view] = mask
+        colors = torch.zeros(len(owner), 3)
+        for source in owner.unique().tolist():
+            own = owner == source
+            colors[own] = bilinear(images[source], place[own])
+        pictures[view, :, mask] = colors.T
+        if progress is not None:
+            progress(view + 1, len(targets))
+    return pictures, masks
