@@ -1,0 +1,1 @@
+export * from "camera-controls"; export { default } from "camera-controls"

@@ -1,0 +1,103 @@
+import { api } from "../../scripts/api.js"
+import { app } from "../../scripts/app.js"
+
+// The widget of Place GLD Cameras. The editor itself, and three.js with it, comes when such a node is first in sight.
+const TYPE = "GLD_CAMERA_PATH"
+const SIZE = [820, 620]
+
+const viewAddress = file => api.apiURL(`/view?${new URLSearchParams(file)}`)
+
+let style
+function addStyle() {
+  style ??= document.head.appendChild(
+    Object.assign(document.createElement("link"), { rel: "stylesheet", href: new URL("editor/editor.css", import.meta.url).href })
+  )
+}
+
+async function ask(address, body) {
+  const answer = await api.fetchApi(address, { method: "POST", body: JSON.stringify(body) })
+  const content = await answer.json()
+  if (content.error) throw new Error(content.error)
+  return content
+}
+
+/** The node's number as runs name it, which in a subgraph has those of the boxes around it in front. */
+const isNode = (id, node) => String(id).split(":").pop() === String(node.id)
+
+function pathWidget(node, name, [, options]) {
+  const host = Object.assign(document.createElement("div"), { className: "gld-host" })
+  let path = structuredClone(options?.default ?? { version: 1, keys: [] })
+  let editor, opening, scene
+
+  const widget = node.addDOMWidget(name, "gld_camera_path", host, {
+    hideOnZoom: false,
+    getMinHeight: () => 400,
+    getValue: () => path,
+    setValue(value) {
+      path = typeof value === "string" && value ? JSON.parse(value) : value || path
+      editor?.state.replace(path)
+    },
+  })
+
+  const show = file => {
+    scene = file
+    editor?.load(viewAddress(file))
+  }
+  const lastRun = () => app.nodeOutputs?.[node.id]?.gld_scene?.[0]
+
+  async function open() {
+    addStyle()
+    const [{ Editor }, { translator }, offered] = await Promise.all([
+      import("./editor/editor.mjs"),
+      import("./editor/texts.mjs"),
+      api.fetchApi("/i18n").then(answer => answer.json()),
+    ])
+    const language = app.extensionManager?.setting?.get("Comfy.Locale") ?? "en"
+    editor = new Editor(host, {
+      path,
+      save(value) {
+        path = value
+        node.graph?.setDirtyCanvas(true, false)
+        const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker
+        ;(tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker)
+      },
+      run: () => app.queuePrompt(0, 1, [String(node.id)]),
+      ask,
+      draft: time => import("./editor/draft.mjs").then(({ draft }) => draft({ app, api, node, path, time })),
+      t: translator(offered, language),
+    })
+    host.editor = editor
+    const file = scene ?? lastRun()
+    if (file) show(file)
+  }
+
+  const sight = new IntersectionObserver(([entry]) => {
+    if (entry.isIntersecting) opening ??= open()
+    editor?.setShown(entry.isIntersecting)
+  })
+  sight.observe(host)
+
+  const told = ({ detail }) => isNode(detail.node, node) && show(detail.scene)
+  api.addEventListener("gld.scene", told)
+  const { onExecuted, onRemoved } = node
+  node.onExecuted = function (output) {
+    onExecuted?.apply(this, arguments)
+    if (output?.gld_scene) show(output.gld_scene[0])
+  }
+  node.onRemoved = function () {
+    onRemoved?.apply(this, arguments)
+    sight.disconnect()
+    api.removeEventListener("gld.scene", told)
+    // Not before the editor is there.
+    Promise.resolve(opening).then(() => editor?.dispose())
+  }
+  requestAnimationFrame(() => {
+    if (node.size[0] < SIZE[0] - 100) node.setSize([SIZE[0], Math.max(node.size[1], SIZE[1])])
+  })
+  return { widget, minWidth: SIZE[0], minHeight: SIZE[1] }
+}
+
+app.registerExtension({
+  name: "gld.place_cameras",
+  getCustomWidgets: () => ({ [TYPE]: pathWidget }),
+})
