@@ -39,7 +39,10 @@ export class Editor {
     this.panel = new Panel(this.state, t, { pin: () => this.pin(), holdPin: () => this.picture.outside?.holdPin() })
     this.picture.moving.add(() => this.flight.advance()).add(() => this.timeline.advance())
     this.picture.after = () => this.timeline.draw()
+    this.url = ""
     this.keys = bindings(t, this.actions())
+    /** @type {Record<string, HTMLButtonElement>} */
+    this.buttons = {}
     // Who types in a text field is left alone by the page; this one is the editor's ear.
     this.sink = make("input", { className: "gld-sink", readOnly: true, "aria-label": t("keyboard") })
     this.notice = make("div", { className: "gld-notice", hidden: true })
@@ -60,18 +63,18 @@ export class Editor {
     const add = button("add", t("addTip"), () => this.menu.open(add, addMenu(this.context, this.menu, () => this.outsideView())), t("add"))
     const motion = button("motion", t("motionTip"), () => void motionMenu(this.context, this.menu, motion), t("motion"))
     const file = button("more", t("fileTip"), () => this.menu.open(file, fileMenu(this.context, this.menu)))
-    this.undoButton = button("undo", t("undo"), () => state.undo())
-    this.redoButton = button("redo", t("redo"), () => state.redo())
-    this.moveButton = button("move", t("move"), () => this.setGizmo("translate"))
-    this.turnButton = button("turn", t("turn"), () => this.setGizmo("rotate"))
-    this.pinButton = button("pin", t("pin"), () => this.pin())
-    this.draftButton = button("draft", t("draftTip"), () => void this.draft(), t("draft"))
-    this.largeButton = button("large", t("large"), () => this.enlarge())
-    this.moveButton.classList.add("gld-on")
-    return make("div", { className: "gld-bar" }, add, motion, file, make("hr"), this.undoButton, this.redoButton, make("hr"),
-      this.moveButton, this.turnButton, this.pinButton, make("span", { className: "gld-gap" }), this.draftButton, make("hr"),
+    this.buttons.undo = button("undo", t("undo"), () => state.undo())
+    this.buttons.redo = button("redo", t("redo"), () => state.redo())
+    this.buttons.move = button("move", t("move"), () => this.setGizmo("translate"))
+    this.buttons.turn = button("turn", t("turn"), () => this.setGizmo("rotate"))
+    this.buttons.pin = button("pin", t("pin"), () => this.pin())
+    this.buttons.draft = button("draft", t("draftTip"), () => void this.draft(), t("draft"))
+    this.buttons.large = button("large", t("large"), () => this.enlarge())
+    this.buttons.move.classList.add("gld-on")
+    return make("div", { className: "gld-bar" }, add, motion, file, make("hr"), this.buttons.undo, this.buttons.redo, make("hr"),
+      this.buttons.move, this.buttons.turn, this.buttons.pin, make("span", { className: "gld-gap" }), this.buttons.draft, make("hr"),
       button("home", t("home"), () => this.picture.outside?.home(true)), button("views", t("viewsButton"), () => this.nextMode()),
-      button("help", t("help"), () => this.help()), this.largeButton)
+      button("help", t("help"), () => this.help()), this.buttons.large)
   }
 
   get context() {
@@ -103,8 +106,10 @@ export class Editor {
 
   listen() {
     const { element, sink } = this
-    element.addEventListener("pointerdown", event => {
-      if (!(/** @type {HTMLElement} */ (event.target).closest("input, select, textarea"))) setTimeout(() => sink.focus({ preventScroll: true }))
+    element.addEventListener("mousedown", event => {
+      if (/** @type {HTMLElement} */ (event.target).closest("input:not(.gld-sink), select, label")) return
+      event.preventDefault()
+      sink.focus({ preventScroll: true })
     })
     element.addEventListener("keydown", event => {
       if (event.target !== sink && /** @type {HTMLElement} */ (event.target).closest("input:not([type=checkbox]), select")) {
@@ -129,9 +134,9 @@ export class Editor {
   refresh() {
     const { state } = this
     this.cover.hidden = state.scene !== null
-    this.undoButton.disabled = !state.done.length
-    this.redoButton.disabled = !state.undone.length
-    this.pinButton.classList.toggle("gld-on", Boolean(state.path.look_at))
+    this.buttons.undo.disabled = !state.done.length
+    this.buttons.redo.disabled = !state.undone.length
+    this.buttons.pin.classList.toggle("gld-on", Boolean(state.path.look_at))
     if (state.elsewhere)
       this.tell(this.t("elsewhere"), make("button", { type: "button", onclick: () => state.keepHere() }, this.t("keepHere")))
     else if (this.notice.classList.contains("gld-asks")) this.notice.hidden = true
@@ -170,8 +175,8 @@ export class Editor {
   /** @param {"translate" | "rotate"} mode */
   setGizmo(mode) {
     this.picture.outside?.setMode(mode)
-    this.moveButton?.classList.toggle("gld-on", mode === "translate")
-    this.turnButton?.classList.toggle("gld-on", mode === "rotate")
+    this.buttons.move.classList.toggle("gld-on", mode === "translate")
+    this.buttons.turn.classList.toggle("gld-on", mode === "rotate")
   }
 
   /** Keep facing what is in the middle of the view; or let go of it, with the cameras as they then stand. */
@@ -197,7 +202,7 @@ export class Editor {
     if (large) document.body.append(this.element)
     else this.host.append(this.element)
     this.element.classList.toggle("gld-large", large)
-    this.largeButton?.replaceChildren(icon(ICONS[large ? "small" : "large"]))
+    this.buttons.large.replaceChildren(icon(ICONS[large ? "small" : "large"]))
     this.sink.focus({ preventScroll: true })
     this.picture.wake()
   }

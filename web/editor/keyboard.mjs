@@ -33,7 +33,7 @@ export function bindings(t, actions) {
     ["leave", ["Escape"]], ["help", ["?"]],
   ]
   return table.map(([name, keys]) => ({
-    keys: keys.join(" / "),
+    keys: keys.join(" / ").replace("ArrowLeft", "←").replace("ArrowRight", "→"),
     text: t(`do_${name}`),
     match: event => keys.some(key => is(key)(event)),
     act: actions[name],

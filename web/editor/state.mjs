@@ -1,6 +1,6 @@
 // What the editor works on: the path with its history, the scene, the chosen key, the playhead and the camera in flight.
 // Says "path", "time" or "scene" to those who listen; all drawing follows from that.
-import { Layout, NO_STAGE, emptyPath, fovOf, lensOf, placedElsewhere, roundedPose, timingFits, viewCount } from "./path.mjs"
+import { Layout, NO_STAGE, emptyPath, fovOf, lensOf, placedElsewhere, rounded, roundedPose, timingFits, viewCount } from "./path.mjs"
 import { Space } from "./space.mjs"
 
 /**
@@ -65,7 +65,7 @@ export class State extends EventTarget {
     this.path = path
     this.layout = new Layout(path, this.stage)
     this.chosen = Math.min(this.chosen, path.keys.length - 1)
-    this.time = Math.min(this.time, Math.max(0, viewCount(path) - 1))
+    this.time = this.chosen >= 0 ? this.layout.timeOf(this.chosen) : Math.min(this.time, Math.max(0, viewCount(path) - 1))
     this.say("path")
   }
 
@@ -81,7 +81,9 @@ export class State extends EventTarget {
   commit() {
     if (this.path === this.committed) return
     const sources = this.path.sources ?? this.scene?.sources.map(({ position, rotation }) => roundedPose({ position, rotation }))
-    const path = { ...this.path, sources: sources ?? null, keys: this.path.keys.map(roundedPose) }
+    const point = this.path.look_at
+    const look_at = point ? /** @type {[number, number, number]} */ (point.map(rounded)) : null
+    const path = { ...this.path, look_at, sources: sources ?? null, keys: this.path.keys.map(roundedPose) }
     this.done = [...this.done.slice(1 - HISTORY), { path: this.committed, chosen: this.chosen }]
     this.undone = []
     this.committed = path

@@ -44,8 +44,8 @@ const FRAGMENT = `
   varying vec3 seen;
   void main() {
     if (measure > 0.5) { gl_FragColor = vec4(-seen.z, 0.0, 0.0, 1.0 - flat_share); return; }
-    vec3 normal = normalize(cross(dFdx(seen), dFdy(seen)));
-    float light = mix(1.0, 0.55 + 0.45 * abs(normal.z), shade);
+    vec3 slope = cross(dFdx(seen), dFdy(seen));
+    float light = dot(slope, slope) > 0.0 ? mix(1.0, 0.55 + 0.45 * abs(normalize(slope).z), shade) : 1.0;
     vec3 color = mix(vec3(0.62), texture2D(map, place).rgb, pictured) * light;
     gl_FragColor = mix(vec4(color, 1.0), vec4(flat_color, 0.0), flat_share);
   }`
@@ -87,34 +87,53 @@ function build(source, space, step) {
       const world = [0, 1, 2].map(i => source.position[i] + u * right[i] + v * down[i] + here * forward[i])
       space.toScene(world).toArray(position, at * 3)
     }
-  return { position, uv, ...triangles(position, depth, rows, columns, space.toScene(source.position), edge(fx) * step * map.stride) }
+  return triangles({ position, uv, depth }, rows, columns, space.toScene(source.position), edge(fx) * step * map.stride)
 }
 
 /** Neighbouring pixels are of one surface while their depth differs by less than this. @param {number} focal */
 const edge = focal => Math.min(Math.max(Math.tan((85 * Math.PI) / 180) / focal, 0.03), 0.1)
 
 /**
- * @param {Float32Array} position @param {Float32Array} depth @param {number} rows @param {number} columns
- * @param {Vector3} eye @param {number} tear
+ * Where a surface is torn, what lies behind goes on to the edge: from where the source stands there is no gap.
+ * @param {{position: Float32Array, uv: Float32Array, depth: Float32Array}} grid
+ * @param {number} rows @param {number} columns @param {Vector3} eye @param {number} tear
  */
-function triangles(position, depth, rows, columns, eye, tear) {
+function triangles({ position, uv, depth }, rows, columns, eye, tear) {
   const index = new Uint32Array((rows - 1) * (columns - 1) * 6)
   const used = new Uint8Array(depth.length)
+  const behind = { position: /** @type {number[]} */ ([]), uv: /** @type {number[]} */ ([]) }
+  const [ex, ey, ez] = eye.toArray()
   let count = 0
   /** @param {number} a @param {number} b @param {number} c */
-  const add = (a, b, c) => {
-    const [low, high] = [Math.min(depth[a], depth[b], depth[c]), Math.max(depth[a], depth[b], depth[c])]
-    if (low <= 0 || high > (1 + tear) * low) return
+  const whole = (a, b, c) => {
     const [i, j, k] = [a * 3, b * 3, c * 3]
     const [px, py, pz] = [position[i], position[i + 1], position[i + 2]]
     const [ux, uy, uz] = [position[j] - px, position[j + 1] - py, position[j + 2] - pz]
     const [vx, vy, vz] = [position[k] - px, position[k + 1] - py, position[k + 2] - pz]
     const [nx, ny, nz] = [uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx]
-    const [ex, ey, ez] = [eye.x - px, eye.y - py, eye.z - pz]
-    if (nx * ex + ny * ey + nz * ez <= GRAZING * Math.hypot(nx, ny, nz) * Math.hypot(ex, ey, ez)) return
-    index.set([a, b, c], count)
-    count += 3
-    used[a] = used[b] = used[c] = 1
+    const [dx, dy, dz] = [ex - px, ey - py, ez - pz]
+    return nx * dx + ny * dy + nz * dz > GRAZING * Math.hypot(nx, ny, nz) * Math.hypot(dx, dy, dz)
+  }
+  /** @param {number} a @param {number} b @param {number} c */
+  const add = (a, b, c) => {
+    const [low, high] = [Math.min(depth[a], depth[b], depth[c]), Math.max(depth[a], depth[b], depth[c])]
+    if (low <= 0) return
+    if (high <= (1 + tear) * low && whole(a, b, c)) {
+      index[count++] = a
+      index[count++] = b
+      index[count++] = c
+      used[a] = used[b] = used[c] = 1
+      return
+    }
+    const last = depth[a] === high ? a : depth[b] === high ? b : c
+    for (const corner of [a, b, c]) {
+      const [far, from] = [high / depth[corner], corner * 3]
+      behind.position.push(
+        ex + far * (position[from] - ex), ey + far * (position[from + 1] - ey), ez + far * (position[from + 2] - ez)
+      )
+      const at = 2 * (depth[corner] * (1 + tear) < high ? last : corner)
+      behind.uv.push(uv[at], uv[at + 1])
+    }
   }
   for (let row = 0; row + 1 < rows; row++)
     for (let column = 0; column + 1 < columns; column++) {
@@ -125,7 +144,25 @@ function triangles(position, depth, rows, columns, eye, tear) {
     }
   const loose = []
   for (let at = 0; at < depth.length; at++) if (depth[at] > 0 && !used[at]) loose.push(at)
-  return { index: index.slice(0, count), loose: Uint32Array.from(loose) }
+  const size = depth.length
+  const rest = Uint32Array.from({ length: behind.position.length / 3 }, (_, i) => size + i)
+  return {
+    position: joined(Float32Array, position, behind.position),
+    uv: joined(Float32Array, uv, behind.uv),
+    index: joined(Uint32Array, index.subarray(0, count), rest),
+    loose: Uint32Array.from(loose),
+  }
+}
+
+/**
+ * @template {Float32Array | Uint32Array} T
+ * @param {new (size: number) => T} Kind @param {T} first @param {T | number[]} second
+ */
+function joined(Kind, first, second) {
+  const all = new Kind(first.length + second.length)
+  all.set(first)
+  all.set(second, first.length)
+  return all
 }
 
 /** All sources' surfaces at one resolution. */
