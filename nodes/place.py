@@ -47,31 +47,33 @@ class GLDPlaceCameras(io.ComfyNode):
             node_id="GLDPlaceCameras",
             display_name="Place GLD Cameras",
             category="GLD",
-            description="Target cameras placed by hand: keyframes over the scene, seen from outside and through the "
-            "camera, with what no photograph has seen in one colour. Press ? in the editor for its keys.",
+            description="Places target cameras by hand: keyframes over the scene, seen from outside and through the "
+            "camera. What no photograph has seen is red. Press ? in the editor to see its keys.",
             search_aliases=["camera path editor", "keyframes", "trajectory", "fly", "camera animation", "timeline"],
             inputs=[
-                GLDCameras.Input("cameras", tooltip="The sources' cameras first, as from Estimate GLD Cameras."),
+                GLDCameras.Input(
+                    "cameras", tooltip="The cameras of the sources, for example from Estimate GLD Cameras."
+                ),
                 GLDCameraPath.Input(
                     "path",
                     default=EMPTY,
-                    tooltip="The keyframes. Over the API: JSON as the help page describes it, an object or its text.",
+                    tooltip="Path of keyframes: the editor writes it. Over the API it is JSON, as the help page says.",
                 ),
                 DA3Geometry.Input(
                     "geometry",
                     optional=True,
-                    tooltip="Of the sources, in their order: the surfaces that the editor and 'preview' show.",
+                    tooltip="Geometry of the sources in their order: the surfaces that the editor and 'preview' show.",
                 ),
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="The sources' photographs, of the cameras' size. Open: those of 'geometry'.",
+                    tooltip="Photographs of the sources, of the cameras' size. Not connected: those of 'geometry'.",
                 ),
                 keyframe_input(
                     "keyframes",
                     optional=True,
-                    tooltip="Cameras from elsewhere: the keyframes while the path has none of its own, and offered in "
-                    "the editor. A 3D view's camera has to be of the scene that Preview GLD Cameras shows.",
+                    tooltip="Cameras that become the keyframes while the path has none. The editor offers them too. "
+                    "The camera of a 3D view must belong to the scene of Preview GLD Cameras.",
                 ),
                 io.Int.Input(
                     "sources",
@@ -79,8 +81,8 @@ class GLDPlaceCameras(io.ComfyNode):
                     min=0,
                     max=64,
                     advanced=True,
-                    tooltip="How many of the cameras are the sources'. 0: as many as there are photographs; all where "
-                    "there are none.",
+                    tooltip="Number of source cameras in 'cameras'. 0 means as many as 'images' or 'geometry' has "
+                    "views, or all cameras if neither is connected.",
                 ),
                 io.Float.Input(
                     "min_confidence",
@@ -89,16 +91,20 @@ class GLDPlaceCameras(io.ComfyNode):
                     max=100.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Depth below counts as unseen. Confidence starts at 1.",
+                    tooltip="Minimum confidence: depth below it counts as unseen. The lowest confidence is 1.",
                 ),
             ],
             outputs=[
-                GLDCameras.Output(display_name="cameras", tooltip="Sources, then targets."),
+                GLDCameras.Output(
+                    display_name="cameras", tooltip="The cameras of the sources, then those of the targets."
+                ),
                 io.Image.Output(
                     display_name="preview",
-                    tooltip="What the sources show of every target, from their photographs and depth; the rest is red.",
+                    tooltip="One picture per target: the photographs on the surfaces of the sources. The rest is red.",
                 ),
-                io.Mask.Output(display_name="coverage", tooltip="Per target 1 where a source saw what is there."),
+                io.Mask.Output(
+                    display_name="coverage", tooltip="One mask per target: 1 where a source has seen the same surface."
+                ),
                 io.String.Output(display_name="report", tooltip="The share of every target that a source has seen."),
             ],
             hidden=[io.Hidden.unique_id],

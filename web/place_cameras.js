@@ -63,7 +63,7 @@ function pathWidget(node, name, [, options]) {
       },
       run: () => app.queuePrompt(0, 1, [String(node.id)]),
       ask,
-      draft: time => import("./editor/draft.mjs").then(({ draft }) => draft({ app, api, node, path, time })),
+      draft: view => import("./editor/draft.mjs").then(({ draft }) => draft({ app, api, node, path, view })),
       t: translator(offered, language),
     })
     host.editor = editor

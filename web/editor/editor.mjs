@@ -17,7 +17,7 @@ import { Timeline } from "./timeline.mjs"
  *   save: (path: Path) => void,
  *   run: () => Promise<void>,
  *   ask: (address: string, body: object) => Promise<any>,
- *   draft: (time: number) => Promise<string | null>,
+ *   draft: (view: import("./path.mjs").View) => Promise<string | null>,
  *   t: import("./timeline.mjs").Translate,
  * }} Hooks what the editor needs of the page
  */
@@ -219,17 +219,22 @@ export class Editor {
     else this.element.append((this.helping = helpPage(this.keys, this.t, () => this.help())))
   }
 
+  /** The picture that the networks make of what the right view shows. */
   async draft() {
-    const target = Math.round(this.state.time)
-    if (!this.state.path.keys.length) return this.tell(this.t("noKeys"))
-    this.tell(this.t("drafting", { number: target }))
-    const picture = await this.hooks.draft(target)
-    if (!picture) return this.tell(this.t("draftNone"))
-    const shown = make("figure", { className: "gld-draft", onclick: () => shown.remove() },
-      make("img", { src: picture }), make("figcaption", {}, this.t("draftDone", { number: target })))
-    this.picture.throughPane.querySelector(".gld-draft")?.remove()
-    this.picture.throughPane.append(shown)
-    this.notice.hidden = true
+    const { state, t } = this
+    const name = state.free || !state.path.keys.length ? t("through") : t("atView", { number: Math.round(state.time) })
+    this.tell(t("drafting", { name }))
+    try {
+      const picture = await this.hooks.draft(state.view)
+      if (!picture) return this.tell(t("draftNone"))
+      const shown = make("figure", { className: "gld-draft", onclick: () => shown.remove() },
+        make("img", { src: picture }), make("figcaption", {}, t("draftDone", { name })))
+      this.picture.throughPane.querySelector(".gld-draft")?.remove()
+      this.picture.throughPane.append(shown)
+      this.notice.hidden = true
+    } catch (error) {
+      this.tell(String(/** @type {Error} */ (error).message))
+    }
   }
 
   /** @param {boolean} shown whether the node is in sight */

@@ -39,6 +39,8 @@ export class Outside {
       if (!event.value) state.commit()
     })
     this.gizmo.addEventListener("objectChange", () => this.dragged())
+    /** How far the scene goes from its centre. */
+    this.extent = 1
     /** @type {"key" | "pin" | null} */
     this.held = null
     /** @type {[number, number] | null} */
@@ -131,9 +133,11 @@ export class Outside {
     const eyes = (this.state.scene?.sources ?? []).map(source => this.state.space.toScene(source.position))
     const middle = eyes.reduce((sum, eye) => sum.add(eye), new THREE.Vector3()).divideScalar(Math.max(1, eyes.length))
     const spread = Math.max(...eyes.map(eye => eye.distanceTo(middle)), 0.3)
-    const from = middle.clone().normalize().multiplyScalar(1.25 + 1.2 * spread)
-    if (from.lengthSq() < 0.01) from.set(0, 0, 1.5)
-    void this.controls.setLookAt(from.x + 0.55, from.y + 0.75, from.z, middle.x * 0.35, middle.y * 0.35, middle.z * 0.35, smooth)
+    if (middle.lengthSq() < 0.01) middle.set(0, 0, 1)
+    const narrow = Math.max(1, this.pane.clientHeight / Math.max(1, this.pane.clientWidth))
+    const away = (1.1 + spread + 0.8 * this.extent) * narrow
+    const from = middle.clone().normalize().add(new THREE.Vector3(0.35, 0.45, 0)).setLength(away)
+    void this.controls.setLookAt(from.x, from.y, from.z, middle.x * 0.3, middle.y * 0.3, middle.z * 0.3, smooth)
   }
 
   /** Stand where the camera stands. @param {import("./path.mjs").View} view */

@@ -105,6 +105,7 @@ export class Picture {
     scenery.setSources(scene.sources.map((_, number) => state.sourceView(number)), pictures, state.space)
     this.known.clear()
     this.changed = { path: true, at: 0 }
+    if (this.outside) this.outside.extent = extent
     if (first) this.outside?.home(false)
     this.element.dataset.scene = String(surfaces.triangles)
     this.wake()

@@ -79,8 +79,9 @@ function build(source, space, step) {
   for (let row = 0, at = 0; row < rows; row++)
     for (let column = 0; column < columns; column++, at++) {
       const here = z[row * step * map.columns + column * step]
-      const x = column * step * map.stride + 0.5
-      const y = row * step * map.stride + 0.5
+      // To the image's border.
+      const x = column === columns - 1 ? width : column && column * step * map.stride + 0.5
+      const y = row === rows - 1 ? height : row && row * step * map.stride + 0.5
       depth[at] = here
       uv.set([x / width, y / height], at * 2)
       const [u, v] = [((x - cx) / fx) * here, ((y - cy) / fy) * here]
