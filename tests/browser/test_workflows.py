@@ -1,7 +1,6 @@
 """The real web page in headless Chromium: shipped workflows load, are the shipped API form, and run by button."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -9,22 +8,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
 BLUEPRINT = "Novel views from photographs"
-# The newest published page, which tests/bootstrap.py gets.
-NEWEST = Path(os.environ.get("NEWEST_FRONTEND") or ROOT / ".cache" / "frontend") / "comfyui_frontend_package" / "static"
 
 
 @pytest.fixture(scope="module")
 def page(open_page):
     return open_page()
-
-
-@pytest.fixture(scope="module")
-def newest_server(start_server, models, tmp_path_factory):
-    if not NEWEST.is_dir():
-        pytest.skip(f"{NEWEST} is not there: the workflows were not opened in the newest published page")
-    server = start_server(tmp_path_factory.mktemp("newest"), models, "--cpu", "--front-end-root", str(NEWEST))
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ NODES = [
     "GLDLoadScene",
     "GLDEstimateCameras",
     "GLDSetCameras",
+    "GLDPlaceCameras",
     "GLDPreviewCameras",
     "GLDLoadCameras",
     "GLDSaveCameras",
