@@ -13,8 +13,10 @@ import { axes } from "./curve.mjs"
  * @typedef {import("./curve.mjs").Point} Point
  */
 
-/** Milliseconds of stillness before shares are measured, and how many of each frame they may take. */
-const [STILL, SLICE] = [120, 10]
+/** Milliseconds of stillness before shares are measured, and of a measurement in one piece. */
+const [STILL, SLICE] = [120, 12]
+/** Shares that are kept. */
+const MOST = 5000
 
 export class Picture {
   /** @param {HTMLElement} element to draw in @param {State} state @param {import("./timeline.mjs").Translate} t */
@@ -37,7 +39,7 @@ export class Picture {
     this.known = new Map()
     /** @type {Texture[]} */
     this.pictures = []
-    this.changed = { path: true, at: 0 }
+    this.changed = true
     this.previous = 0
     this.shown = true
     try {
@@ -61,13 +63,10 @@ export class Picture {
     this.sizes = new ResizeObserver(() => this.wake())
     this.sizes.observe(element)
     state.addEventListener("path", () => {
-      this.changed = { path: true, at: performance.now() }
+      this.changed = true
       this.wake()
     })
-    state.addEventListener("time", () => {
-      this.changed.at = performance.now()
-      this.wake()
-    })
+    state.addEventListener("time", () => this.wake())
     state.addEventListener("scene", () => void this.load())
   }
 
@@ -82,6 +81,7 @@ export class Picture {
   wake() {
     if (this.waiting || !this.shown) return
     this.waiting = true
+    clearTimeout(this.timer)
     requestAnimationFrame(now => this.draw(now))
   }
 
@@ -104,7 +104,7 @@ export class Picture {
     scenery.setGround(floor, extent)
     scenery.setSources(scene.sources.map((_, number) => state.sourceView(number)), pictures, state.space)
     this.known.clear()
-    this.changed = { path: true, at: 0 }
+    this.changed = true
     if (this.outside) this.outside.extent = extent
     if (first) this.outside?.home(false)
     this.element.dataset.scene = String(surfaces.triangles)
@@ -141,8 +141,8 @@ export class Picture {
     if (!width || !height) return
     const { renderer, scenery, state } = this
     const view = state.view
-    if (this.changed.path) {
-      this.changed.path = false
+    if (this.changed) {
+      this.changed = false
       this.views = state.layout.keys.length ? state.layout.views() : []
       state.shares = this.views.map(view => this.known.get(name(view)))
       scenery?.setPath(state.layout, this.views, state.shares, state.chosen, state.space)
@@ -163,7 +163,7 @@ export class Picture {
     this.describe(view)
     this.after()
     if (goesOn) this.wake()
-    else this.rest(now)
+    else this.rest()
   }
 
   /** @param {View} view */
@@ -176,26 +176,35 @@ export class Picture {
     this.share.classList.toggle("gld-bad", (share ?? 0) > 0.5)
   }
 
-  /** Measure what is not known yet: what is looked at first, then the targets. @param {number} now */
-  rest(now) {
-    const { renderer, state } = this
-    if (!renderer?.surfaces || !state.scene) return
-    const open = [state.view, ...(this.views ?? [])].filter(view => !this.known.has(name(view)))
-    if (!open.length) return
+  /** The views whose share is not known yet: what is looked at first, then the targets. */
+  get open() {
+    return [this.state.view, ...(this.views ?? [])].filter(view => !this.known.has(name(view)))
+  }
+
+  /** Nothing moves: there is time to measure. */
+  rest() {
     clearTimeout(this.timer)
-    if (now - this.changed.at < STILL) {
-      this.timer = setTimeout(() => this.wake(), STILL)
-      return
-    }
+    if (this.renderer?.surfaces && this.open.length) this.timer = setTimeout(() => this.measure(), STILL)
+  }
+
+  /** A few views at a time, without drawing the picture anew, until all are known. */
+  measure() {
+    const { renderer, state } = this
+    if (!renderer || !this.shown || this.waiting) return
     const start = performance.now()
-    for (const view of open) {
+    for (const view of this.open) {
       this.known.set(name(view), renderer.unseenShare(view, state.space))
       if (performance.now() - start > SLICE) break
     }
-    if (this.known.size > 5000) this.known.clear()
-    this.changed.path = true
-    state.say("shares")
-    this.wake()
+    state.shares = (this.views ?? []).map(view => this.known.get(name(view)))
+    this.describe(state.view)
+    this.after()
+    if (this.open.length) this.timer = setTimeout(() => this.measure())
+    else {
+      this.changed = true
+      this.wake()
+    }
+    if (this.known.size > MOST) this.known.clear()
   }
 
   /** The point in the middle of what a view sees; at the scene's depth where it sees nothing. @param {View} view @returns {Point} */

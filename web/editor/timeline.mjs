@@ -36,7 +36,7 @@ export class Timeline {
       this.canvas
     )
     this.canvas.addEventListener("pointerdown", event => this.grab(event))
-    for (const what of ["path", "time", "shares"]) state.addEventListener(what, () => this.refresh())
+    for (const what of ["path", "time"]) state.addEventListener(what, () => this.refresh())
     this.refresh()
   }
 
@@ -163,7 +163,7 @@ export class Timeline {
       const share = state.shares[view]
       const rise = 3 + (room - 3) * (share ?? 0)
       const color = shareColor(share).map(value => Math.round(value * 255))
-      context.fillStyle = `rgb(${color.join(" ")})`
+      context.fillStyle = share === undefined ? "rgb(128 128 128 / 50%)" : `rgb(${color.join(" ")})`
       context.fillRect(this.x(view, width) - bar / 2, floor - rise, bar, rise)
     }
     context.fillStyle = context.strokeStyle = ink
