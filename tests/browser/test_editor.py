@@ -44,14 +44,15 @@ PATH = "app.graph.nodes.find(node => node.type === 'GLDPlaceCameras').widgets.fi
 SHOWN = f"{EDITOR}.state.layout.views()"
 
 
-def small_template() -> dict:
+def small_template(seed: int) -> dict:
+    """The template in small, with a seed of its own: ComfyUI keeps what it has run."""
     graph = json.loads(TEMPLATE.read_text(encoding="utf-8"))
     for node in graph["nodes"]:
         values = node.get("widgets_values")
         if node["type"] in ("GLDLoadScene", "GLDEstimateCameras"):
             values[values.index(252)] = 84
         if node["type"] in ("GLDSampleLevel1", "GLDCascadeLevel0"):
-            values[2] = 1
+            values[0], values[2] = seed, 1
     return graph
 
 
@@ -137,7 +138,7 @@ def test_a_path_is_placed_by_hand_saved_opened_again_and_run(request, open_page,
     page, errors = open_page(server.url), []
     page.on("pageerror", lambda error: errors.append(error))
     page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", nodes == "vue")
-    page.evaluate("data => app.loadGraphData(data)", small_template())
+    page.evaluate("data => app.loadGraphData(data)", small_template(len(nodes)))
     page.evaluate(SAVE)
     page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [-500, 250]; app.canvas.draw(true, true) }")
     run_until(page, server, "GLD/placed_*.png", 8)
