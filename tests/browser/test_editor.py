@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gld_core.cameras import Cameras
-from gld_core.io.nerfstudio import read_transforms
+from gld_core.io.cameras import read_cameras
 from gld_core.synthetic.render import Room, render_views
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,7 +128,7 @@ def run_until(page, server, pattern: str, more: int, seconds: int = 240):
 
 def newest_file(server) -> Cameras:
     files = sorted((server.base / "output/placed").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    return read_transforms(files[-1])[0]
+    return read_cameras(files[-1])[0]
 
 
 @pytest.mark.parametrize("nodes", ["classic", "vue"])

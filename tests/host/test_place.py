@@ -7,7 +7,7 @@ import struct
 import pytest
 import torch
 
-from gld_core.io.nerfstudio import read_transforms
+from gld_core.io.cameras import read_cameras
 
 KEYS = [
     {"position": [2.5, 3.1, 1.4], "rotation": [-0.19, -0.755, 0.609, 0.153]},
@@ -41,7 +41,7 @@ def prompt(path=PATH, seed=3, **inputs) -> dict:
 def saved(server, result) -> torch.Tensor:
     assert result.error is None, result.error
     newest = max((server.base / "output/placed").glob("cameras*.json"), key=lambda path: path.stat().st_mtime_ns)
-    return read_transforms(newest)[0]
+    return read_cameras(newest)[0]
 
 
 def blocked(result) -> dict[str, str]:
