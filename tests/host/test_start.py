@@ -7,6 +7,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = [
+    "GLDLoad",
+    "GLDSample",
+    "GLDMoveCamera",
     "GLDLoadBackbone",
     "GLDLoadDiffusionModel",
     "GLDLoadScene",
