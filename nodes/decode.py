@@ -9,7 +9,7 @@ from ..gld_core.autoencoder import VIEWS_AT_ONCE
 from ..gld_core.cameras.conventions import path_order
 from ..gld_core.export.pictures import DEPTH_COLORS, depth_to_color
 from . import host
-from .sample import OVERLAP, WINDOW, checked, plan_windows
+from .sample import checked, plan_windows
 from .sockets import DA3Geometry, GLDBackbone, GLDCameras, GLDViews, da3_geometry
 
 
@@ -35,8 +35,7 @@ def made_in(views, level1, level0) -> list[windows.Window]:
     been to a file since.
     """
     latent = level1 if level0 is None else level0
-    N = len(views.level1)
-    return latent.get("gld_windows") or plan_windows(views, max(WINDOW, N + OVERLAP + 1), OVERLAP, False)
+    return latent.get("gld_windows") or plan_windows(views)
 
 
 def on_device(backbone, views, plan, *decoders: str):

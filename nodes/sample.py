@@ -14,8 +14,10 @@ from .host.inputs import check_inputs, problem
 from .host.previews import PhotographedViews, photographed, previews_are_off
 from .sockets import GLDBackbone, GLDCameras, GLDViews
 
-# What the models were trained on, and what is enough to hold neighbouring windows together.
-WINDOW, OVERLAP = 8, 2
+# Views of a window, and targets that it shares with the one before: docs/paths.md. The released models were trained
+# with up to 8 views.
+OVERLAP = 2
+LONG_PATHS = {"quality": (8, OVERLAP), "speed": (12, OVERLAP)}
 STEPS_TOOLTIP = "0 means the model's own number, for the released ones that of the released program."
 PREVIEWS_OFF = "Pictures while sampling are off: set Settings > Comfy > Execution > Live preview method to auto."
 # Quick sampling: this share of the model's own steps, with the settings of Speed Up GLD Sampling.
@@ -129,12 +131,13 @@ def sampling_inputs(level: str) -> list:
         ),
         io.Int.Input(
             "window",
-            default=WINDOW,
-            min=2,
+            default=0,
+            min=0,
             max=64,
             optional=True,
-            tooltip="Window size: the number of views that are generated together, including the sources. The models "
-            "were trained with up to 8. A longer path is split into windows, and each window contains all sources.",
+            advanced=True,
+            tooltip="Window size: the number of views that are generated together, including the sources. 0 means the "
+            "size that long_paths chooses. The released models were trained with up to 8.",
         ),
         io.Int.Input(
             "overlap",
@@ -142,8 +145,9 @@ def sampling_inputs(level: str) -> list:
             min=0,
             max=62,
             optional=True,
+            advanced=True,
             tooltip="Window overlap: the number of targets that a window shares with the window before it. A larger "
-            "overlap gives smoother transitions and takes more time.",
+            "overlap gives smoother transitions and takes more time. It is used if window is not 0.",
         ),
         io.Boolean.Input(
             "closed",
@@ -152,15 +156,31 @@ def sampling_inputs(level: str) -> list:
             advanced=True,
             tooltip="Closed path: the camera returns to its start, so the last window also shares the first target.",
         ),
+        io.Combo.Input(
+            "long_paths",
+            options=list(LONG_PATHS),
+            default="quality",
+            optional=True,
+            tooltip="How a path with more views than a window is generated. quality: windows of 8 views, the number "
+            "that the released models were trained with. speed: windows of 12 views. This needs about a third of the "
+            "network evaluations and half as much memory again.",
+        ),
     ]
 
 
-def plan_windows(views: PhotographedViews, window: int, overlap: int, closed: bool) -> list[Window]:
-    """One window where all views fit in."""
-    V = len(views.cameras)
+def plan_windows(
+    views: PhotographedViews, window: int = 0, overlap: int = OVERLAP, closed: bool = False, long_paths: str = "quality"
+) -> list[Window]:
+    """One window where all views fit in. window 0: the size and overlap of the choice, larger where its sources leave
+    no room for a target.
+    """
+    N, V = len(views.level1), len(views.cameras)
+    if window == 0:
+        size, overlap = LONG_PATHS[long_paths]
+        window = max(size, N + overlap + 1)
     if window >= V:
         return [Window(list(range(V)), list(range(V)))]
-    return split_into_windows(len(views.level1), V, window, overlap, closed)
+    return split_into_windows(N, V, window, overlap, closed)
 
 
 def sample_views(
@@ -174,9 +194,10 @@ def sample_views(
     sampler_name,
     scheduler,
     shift=0.0,
-    window=WINDOW,
+    window=0,
     overlap=OVERLAP,
     closed=False,
+    long_paths="quality",
     node_id=None,
 ) -> dict:
     """The LATENT of a level, with the plan of its windows for the decoders. level1: for the cascade. node_id: of the
@@ -187,13 +208,13 @@ def sample_views(
     networks.check_model(model, views, level)
     if level1 is not None:
         checked(level1, views, 1, "level1")
-    plan = plan_windows(views, window, overlap, closed)
+    plan = plan_windows(views, window, overlap, closed, long_paths)
     given = None if level1 is None else level1["samples"]
     family, cameras = model.model.family, views.cameras
     steps = steps or family.steps
-    windows = "" if len(plan) == 1 else f" in {len(plan)} windows"
+    windows = f", {steps} steps." if len(plan) == 1 else f" in {len(plan)} windows, {len(plan) * steps} steps in all."
     about = [
-        f"Level {level} with {family.name}: {len(cameras)} views{windows}, {steps} steps each.",
+        f"Level {level} with {family.name}: {len(cameras)} views{windows}",
         family.size_remark(cameras.height, cameras.width),
         family.steps_remark(steps),
         PREVIEWS_OFF if previews_are_off() else "",
@@ -206,6 +227,12 @@ def sample_views(
     say()
     samples = sampling.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say)
     return {"samples": samples, "gld_level": level, "gld_windows": plan}
+
+
+def finished(views: PhotographedViews, *latents: dict | None) -> io.NodeOutput:
+    """The results of a node that was not interrupted, so that nothing is left to go on from."""
+    views.unfinished.clear()
+    return io.NodeOutput(*latents)
 
 
 class GLDSampleLevel1(io.ComfyNode):
@@ -230,7 +257,7 @@ class GLDSampleLevel1(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, views, **settings):
-        return io.NodeOutput(sample_views(1, model, views, None, **settings, node_id=cls.hidden.unique_id))
+        return finished(views, sample_views(1, model, views, None, **settings, node_id=cls.hidden.unique_id))
 
 
 class GLDCascadeLevel0(io.ComfyNode):
@@ -256,14 +283,14 @@ class GLDCascadeLevel0(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, views, level1, **settings):
-        return io.NodeOutput(sample_views(0, model, views, level1, **settings, node_id=cls.hidden.unique_id))
+        return finished(views, sample_views(0, model, views, level1, **settings, node_id=cls.hidden.unique_id))
 
 
 class GLDSample(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        seed, steps, cfg, sampler_name, scheduler, shift, window, overlap, closed = sampling_inputs("features")
-        for entry in (sampler_name, scheduler, shift, window, overlap, closed):
+        seed, steps, cfg, *others = sampling_inputs("features")
+        for entry in others:
             entry.advanced = True
         return io.Schema(
             node_id="GLDSample",
@@ -291,12 +318,7 @@ class GLDSample(io.ComfyNode):
                     "model's own steps, and the settings of Speed Up GLD Sampling. This takes about half the time, and "
                     "the result differs.",
                 ),
-                sampler_name,
-                scheduler,
-                shift,
-                window,
-                overlap,
-                closed,
+                *others,
             ],
             outputs=[
                 io.Latent.Output(display_name="level1", tooltip="Normalised level-1 features, for the decoders."),
@@ -323,7 +345,7 @@ class GLDSample(io.ComfyNode):
                 count = steps or round(model.model.family.steps * QUICK_STEPS)
                 model = sampling.sped_up(model, flow.FAST.guidance, QUICK_REUSE)
             latents[level] = sample_views(level, model, views, latents.get(1), steps=count, **settings)
-        return io.NodeOutput(latents[1], latents[0])
+        return finished(views, latents[1], latents[0])
 
 
 class GLDConditioning(io.ComfyNode):

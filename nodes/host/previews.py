@@ -1,7 +1,8 @@
 """Small pictures of all views while they are sampled."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import comfy.cli_args
 import comfy.utils
@@ -17,14 +18,20 @@ from . import to_host
 
 @dataclass(frozen=True)
 class PhotographedViews(Views):
-    """GLD_VIEWS: encoded views with their source photographs (N, 3, H, W), which previews are fitted to."""
+    """GLD_VIEWS: encoded views with their source photographs (N, 3, H, W), which previews are fitted to.
+
+    unfinished: by level, what an interrupted sampling of these views has made. It stays as long as the views do.
+    """
 
     images: Tensor
+    unfinished: dict = field(default_factory=dict, compare=False, repr=False)
 
 
 def photographed(views: Views, images: Tensor) -> PhotographedViews:
     """Views with the photographs they were encoded from, where the host keeps what goes between nodes."""
-    values = {name: to_host(value) if torch.is_tensor(value) else value for name, value in vars(views).items()}
+    values: dict[str, Any] = {
+        name: to_host(value) if torch.is_tensor(value) else value for name, value in vars(views).items()
+    }
     return PhotographedViews(**values, images=to_host(images))
 
 

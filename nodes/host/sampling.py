@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import comfy.model_management
 import comfy.patcher_extension
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ...gld_core import flow, windows
 from ...gld_core.autoencoder import Views
+from .previews import PhotographedViews
 
 
 def conditioning(views: Views, level1: Tensor | None, window: tuple[int, int] = (0, 1)) -> tuple[list, list, Tensor]:
@@ -40,7 +42,7 @@ def released_sigmas(model, samples: Tensor, steps: int, shift: float) -> Tensor:
 
 def sample(
     model,
-    views: Views,
+    views: PhotographedViews,
     level1: Tensor | None,
     plan: list[windows.Window],
     seed: int,
@@ -52,12 +54,18 @@ def sample(
     say: Callable[[str], None],
 ) -> Tensor:
     """Sample window by window, each the way the stock nodes do: (1, C, V, h, w). What earlier windows have made is held
-    by the host's own mask for inpainting, which is `flow.hold_known_views`. say: told the time that is left.
+    by the host's own mask for inpainting, which is `flow.hold_known_views`. A sampling that was interrupted goes on
+    after its last finished window if nothing has changed. say: told the time that is left.
     """
     remaining = TimeLeft(say)
-    out = conditioning(views, level1)[2]
+    settings = (plan, seed, steps, cfg, sampler, scheduler, shift)
+    wanted = Unfinished(conditioning(views, level1)[2], model, level1, settings)
+    before = views.unfinished.get(model.model.level)
+    current = before if before is not None and before.continues(wanted) else wanted
+    views.unfinished[model.model.level] = current
+    out, first = current.made, current.windows
     noise = comfy.sample.prepare_noise(out, seed)
-    for number, window in enumerate(plan):
+    for number, window in list(enumerate(plan))[first:]:
         given = None if level1 is None else level1[:, :, window.views]
         positive, negative, empty = conditioning(windows.part(views, window), given, (number, len(plan)))
         if scheduler == "gld":
@@ -80,12 +88,30 @@ def sample(
             negative,
             empty,
             noise_mask=mask,
-            callback=counted(latent_preview.prepare_callback(model, len(sigmas) - 1), number, len(plan), remaining),
+            callback=counted(
+                latent_preview.prepare_callback(model, len(sigmas) - 1), number, len(plan), first, remaining
+            ),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=seed,
         )
         out[:, :, window.new] = samples[:, :, [window.views.index(view) for view in window.new]].to(out)
+        current.windows = number + 1
     return out
+
+
+@dataclass
+class Unfinished:
+    """The features (1, C, V, h, w) that a sampling has `made` in its first `windows`, and what it was made with."""
+
+    made: Tensor
+    model: Any
+    level1: Tensor | None
+    settings: tuple
+    windows: int = 0
+
+    def continues(self, wanted: "Unfinished") -> bool:
+        same = self.model is wanted.model and self.level1 is wanted.level1
+        return same and self.settings == wanted.settings
 
 
 class TimeLeft:
@@ -104,12 +130,12 @@ class TimeLeft:
         self.say(f"Step {done} of {total}. About {left} left.")
 
 
-def counted(callback: Callable, window: int, count: int, remaining: TimeLeft) -> Callable:
-    """A sampler's callback that counts the steps of all windows."""
+def counted(callback: Callable, window: int, count: int, first: int, remaining: TimeLeft) -> Callable:
+    """A sampler's callback that counts the steps of all windows. first: the window that this run began with."""
 
     def with_time(step, x0, x, total):
         callback(window * total + step, x0, x, count * total)
-        remaining(window * total + step + 1, count * total)
+        remaining((window - first) * total + step + 1, (count - first) * total)
 
     return with_time
 

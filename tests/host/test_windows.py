@@ -111,6 +111,35 @@ def test_eighty_views_need_little_more_memory_than_twenty(server, long_path):
     assert grown < 150
 
 
+def interrupted(server, prompt: dict, steps: int) -> None:
+    """Queue a prompt, and interrupt it after that many sampling steps."""
+    prompt_id = server.queue(prompt)
+    value = 0
+    while value < steps:
+        message = server.messages.get(timeout=60)
+        value = message["data"]["value"] if message["type"] == "progress" else 0
+    server.post("/interrupt", {})
+    server.wait(prompt_id)
+    assert "execution_interrupted" in [kind for kind, _ in server.history(prompt_id)["status"]["messages"]]
+
+
+@pytest.mark.parametrize("seed, change", [(11, {}), (12, {"cfg": 1.4})])
+def test_an_interrupted_path_goes_on_from_its_finished_windows_if_nothing_changed(
+    server, only, long_path, seed, change
+):
+    prompt = only(long_path(26, 8, seed=seed, **PLAN), "save level1")
+    interrupted(server, prompt, 20)
+    prompt["level1"]["inputs"] |= change
+    again = server.run(prompt)
+    values = [m["data"]["value"] for m in again.messages if m["type"] == "progress" and m["data"]["node"] == "level1"]
+    # Two windows of eight steps were finished.
+    assert min(values) == (1 if change else 17)
+    found = again.latent("save level1")
+    # The same in one go: other settings in between take the result out of the host's cache.
+    assert server.run({**prompt, "level1": {**prompt["level1"], "inputs": prompt["level1"]["inputs"] | {"cfg": 2.0}}})
+    assert torch.equal(server.run(prompt).latent("save level1"), found)
+
+
 def test_cancel_ends_a_long_path_between_two_steps(server, only, long_path):
     prompt_id = server.queue(only(long_path(78, 20), "save level1"))
     value = 0
