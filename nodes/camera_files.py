@@ -67,8 +67,8 @@ class GLDLoadCameras(io.ComfyNode):
             display_name="Load GLD Cameras",
             category="GLD",
             description="Loads cameras of other programs: nerfstudio's transforms.json, COLMAP models, RealEstate10K "
-            "files, posed scenes (.npz), matrices as JSON, ComfyUI's 3D views, Depth Anything 3. They are converted to "
-            "OpenCV camera-to-world.",
+            "files, posed scenes (.npz), matrices as JSON, ComfyUI's 3D views, Depth Anything 3, and the others in "
+            "docs/formats.md. They are converted to OpenCV camera-to-world.",
             search_aliases=["extrinsics", "intrinsics", "nerfstudio", "colmap", "realestate10k", "import cameras"],
             inputs=[
                 io.DynamicCombo.Input(
@@ -151,6 +151,17 @@ class GLDLoadCameras(io.ComfyNode):
                     tooltip="The photographs of the first cameras, in the same order. They are resized together with "
                     "the cameras.",
                 ),
+                io.Float.Input(
+                    "fov",
+                    default=0.0,
+                    min=0.0,
+                    max=170.0,
+                    step=0.1,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Horizontal field of view in degrees. It is needed only for files that have poses without "
+                    "a lens (TUM and KITTI trajectories); else 0.",
+                ),
             ],
             outputs=[
                 GLDCameras.Output(display_name="cameras", tooltip="The cameras in the order of 'views'."),
@@ -171,8 +182,8 @@ class GLDLoadCameras(io.ComfyNode):
         return stamp([file for name in names for file in files_in(Path(camera_path(name)))])
 
     @classmethod
-    def execute(cls, views, long_side, source, images=None):
-        scene = read_source(source, long_side or None)
+    def execute(cls, views, long_side, source, images=None, fov=0.0):
+        scene = read_source(source, long_side or None, fov or None)
         # Only in a file without photographs can views that cannot be used be left out: others would take their places.
         everything = scene.all() if source["source"] == "file" and images is None else list(range(len(scene)))
         chosen = indices(views, "views") or everything
@@ -199,13 +210,13 @@ class GLDLoadCameras(io.ComfyNode):
         return io.NodeOutput(cameras, fitted.movedim(1, -1).contiguous())
 
 
-def read_source(source: dict, long_side: int | None) -> Scene:
+def read_source(source: dict, long_side: int | None, fov: float | None) -> Scene:
     """Views of what the input 'source' says, for cameras fitted to long_side."""
     width, height = source.get("width") or None, source.get("height") or None
     size = (height, width) if width and height else None
     if source["source"] == "file":
         path = camera_path(source["path"])
-        return read_scene(path, long_side, size, ignore_distortion=source["ignore_distortion"])
+        return read_scene(path, long_side, size, fov, source["ignore_distortion"])
     if source["source"] == "geometry":
         return scene_of(*read_da3_geometry(source["geometry"]), "The geometry", long_side)
     if source["source"] == "3D views":

@@ -67,8 +67,9 @@ class GLDLoadScene(io.ComfyNode):
                 io.Combo.Input(
                     "scene",
                     options=[*scene_folders(), *samples()],
-                    tooltip="A folder in ComfyUI/input whose pictures have .npz cameras, or a sample that comes with "
-                    "this plugin. Photographs without cameras are not listed: use Load Image and Estimate GLD Cameras.",
+                    tooltip="A folder in ComfyUI/input with pictures and cameras, or a sample that comes with this "
+                    "plugin. Pictures without cameras are listed too; for those use Load Image and Estimate GLD "
+                    "Cameras.",
                 ),
                 io.String.Input(
                     "sources",
