@@ -164,6 +164,9 @@ def find_scenes(path: Path) -> list[Path]:
     return sorted(found, key=lambda scene: natural_order(scene.name))
 
 
+# Ends of camera files, and folders that have them in them.
+CAMERA_ENDS = (".json", ".txt", ".bin", ".npz", ".npy", ".xml", ".csv", ".out")
+PROJECT_FOLDERS = {"sparse", "colmap", "dense", "0", "model", "opensfm", "exports", "bundle", "keyframes", "cameras"}
 # Folders that are looked through for scenes, and files whose changes count.
 MOST_FOLDERS, MOST_FILES = 2_000, 20_000
 
@@ -176,7 +179,8 @@ def find_folders(top: Path) -> list[Path]:
     for name, folders, files in islice(os.walk(top), MOST_FOLDERS):
         folder = Path(name)
         folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
-        if (files or folders) and camera_source(folder) is not None:
+        likely = any(file.lower().endswith(CAMERA_ENDS) for file in files) or not PROJECT_FOLDERS.isdisjoint(folders)
+        if likely and camera_source(folder) is not None:
             found.append(folder)
             if folder != top:
                 folders.clear()
