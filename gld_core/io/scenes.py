@@ -223,7 +223,10 @@ class Scene:
             K = view.lens(*shown)
             if found.orientation in QUARTER_TURNS and belongs(K, found.stored) and not belongs(K, shown):
                 raise ValueError(turned(what, found.orientation))
-            return checked(K, shown, what), shown
+            # Lenses in shares of the picture or in angles are for any size.
+            if np.array_equal(K, view.lens(2 * shown[0], 2 * shown[1])):
+                check_own_size(K, shown, what)
+            return torch.from_numpy(K).float(), shown
         K = view.lens(*view.size).copy()
         if same_shape(view.size, shown):
             K[0] *= shown[1] / view.size[1]
@@ -369,8 +372,8 @@ def belongs(K: np.ndarray, size: Size) -> bool:
     return abs(K[0, 2] / size[1] - 0.5) < 0.1 and abs(K[1, 2] / size[0] - 0.5) < 0.1
 
 
-def checked(K: np.ndarray, size: Size, what: str) -> Tensor:
-    """float32. ValueError where a K without a size of its own is that of another size."""
+def check_own_size(K: np.ndarray, size: Size, what: str) -> None:
+    """ValueError where a K in pixels of a size that is not said is of another one."""
     across, down = 2 * K[0, 2] / size[1], 2 * K[1, 2] / size[0]
     low, high = PRINCIPAL_RANGE
     scaled = abs(across - 1) > 0.05 and abs(across - down) < 0.01 * across
@@ -380,7 +383,6 @@ def checked(K: np.ndarray, size: Size, what: str) -> Tensor:
             f"{size[1]} x {size[0]} picture: K is of another image size, about {2 * K[0, 2]:.0f} x {2 * K[1, 2]:.0f}; "
             "scale it to the picture's pixels."
         )
-    return torch.from_numpy(np.asarray(K, dtype=np.float32))
 
 
 def turned(what: str, orientation: int) -> str:

@@ -223,6 +223,15 @@ def test_an_npz_k_of_another_size_is_noticed_near_the_middle_too(tmp_path, facto
         read_scene(tmp_path).load([0], [1])
 
 
+def test_a_principal_point_in_shares_is_taken_as_it_is(tmp_path):
+    line = "1 0.9 1.2 0.56 0.56 0 0 1 0 0 0 0 1 0 0 0 0 1 0"
+    (tmp_path / "video.txt").write_text(f"https://x\n{line}\n{line.replace('1', '2', 1)}", encoding="utf-8")
+    for name in "12":
+        photograph(tmp_path / f"video/{name}.png")
+    _, cameras = read_scene(tmp_path / "video.txt", None).load([0], [1])
+    assert close(cameras.K[0], [[72, 0, 44.8], [0, 72, 33.6], [0, 0, 1]], 1e-4)
+
+
 # E. images.txt
 
 
