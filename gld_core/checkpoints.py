@@ -55,6 +55,8 @@ PREFIXES = {"head": ("decoder.", "pred."), "rgb": ("decoder.",)}
 # Parts of a backbone's file that GLD has no use for; conversion leaves them out.
 UNUSED = ("point_head.", "track_head.")
 STATISTICS = {"da3": ("normalization",), "vggt": ("normalization", "special")}
+# What ComfyUI's Model Save puts before the names of a network, which it saves as they are in memory.
+SAVED_PREFIX = "model.diffusion_model."
 STATISTICS_KEY = "gld.statistics"
 # A mapped page counts as used memory until its file is closed, so conversion reopens the file this often.
 PASS_BYTES = 512 * 2**20
@@ -154,7 +156,11 @@ def open_tensors(path: Path, mmap: bool = True) -> dict[str, Tensor]:
             break
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds no state dict; give a released checkpoint.")
-    tensors = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {
+        str(name).removeprefix("module.").removeprefix(SAVED_PREFIX): value
+        for name, value in content.items()
+        if isinstance(value, Tensor)
+    }
     for name, tensor in tensors.items():
         check_stored(path, name, tensor)
     return tensors

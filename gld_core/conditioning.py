@@ -52,11 +52,13 @@ def pluecker_map(cameras: Cameras) -> Tensor:
     return torch.stack(maps).unflatten(2, (cameras.height, cameras.width))
 
 
-def camera_map(cameras: Cameras, sources: int) -> Tensor:
-    """(V, 7, H, W): the mask (0 for the first `sources` views, 1 for targets), then the Pluecker map."""
-    mask = torch.ones(len(cameras), 1, cameras.height, cameras.width)
-    mask[:sources] = 0
-    return torch.cat([mask, pluecker_map(cameras)], dim=1)
+def camera_map(cameras: Cameras, sources: int, conditional: bool = True) -> Tensor:
+    """(V, 7, H, W): the mask (0 for the first `sources` views, 1 for targets), then the Pluecker map, or zeros."""
+    maps = torch.zeros(len(cameras), 7, cameras.height, cameras.width)
+    maps[sources:, 0] = 1
+    if conditional:
+        maps[:, 1:] = pluecker_map(cameras)
+    return maps
 
 
 def scaled_w2c(cameras: Cameras) -> Tensor:
@@ -105,9 +107,8 @@ def conditions(views: Views, level: int, conditional: bool) -> dict[str, Tensor]
     H, W = cameras.height, cameras.width
     da3_cascade = views.backbone == "da3" and level == 0
     size = (DA3_CASCADE_SIZE, DA3_CASCADE_SIZE) if da3_cascade else (H, W)
-    rays, w2c, K = camera_map(cameras, len(views.level1)), scaled_w2c(cameras), cameras.K
+    rays, w2c, K = camera_map(cameras, len(views.level1), conditional), scaled_w2c(cameras), cameras.K
     if not conditional:
-        rays[:, 1:] = 0
         w2c = torch.eye(4, dtype=torch.float64).expand_as(w2c)
         # Quirk: without cameras K is the identity in pixels, but the DA3 cascade keeps the true one.
         if not da3_cascade:

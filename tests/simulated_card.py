@@ -28,6 +28,8 @@ class SimulatedCard(TorchDispatchMode):
     def __init__(self, wait: bool = False, alone: bool = False):
         super().__init__()
         self.wait, self.alone = wait, alone
+        # Values of the largest tensor that was made away from the card.
+        self.largest_elsewhere = 0
         self.generator = torch.Generator().manual_seed(0)
 
     def values(self, shape, dtype) -> torch.Tensor:
@@ -61,6 +63,7 @@ class SimulatedCard(TorchDispatchMode):
         out = function(*args, **kwargs)
         made = tensors(out)
         assert not any(value.is_meta and value.dtype == torch.float64 for value in made), f"{function}: float64"
+        self.largest_elsewhere = max([self.largest_elsewhere, *(value.numel() for value in made if not value.is_meta)])
         if self.alone:
             assert all(value.is_meta for value in [*given, *made]), f"{function} away from the card"
         return out

@@ -3,20 +3,18 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from ..evaluation import benchmark
 from ..evaluation.lpips import LINEAR_FILE, LPIPS, VGG_FILE, missing_files
 from ..flow import FAST, RELEASED, Sampling
 from ..pipeline import load
 from .options import (
-    DTYPES,
     Progress,
     add_model_options,
     add_sampling_options,
     add_source_options,
     check_out,
     choose_device,
+    choose_dtype,
     say,
 )
 
@@ -38,7 +36,7 @@ def evaluate_model(args: argparse.Namespace) -> None:
         raise ValueError(f"{folder} lacks {' and '.join(missing)}, which LPIPS needs; leave --lpips out, or add them.")
     lpips = None if missing else LPIPS(folder, device)
     say(f"{len(cases)} scenes; loading {args.models}")
-    dtype = DTYPES[args.dtype] if args.dtype else (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    dtype = choose_dtype(args.dtype, device)
     gld = load(args.models, backbone=args.backbone, device=device, dtype=dtype)
     sampling = Sampling(args.steps, args.cfg, args.shift, args.seed, solver=FAST if args.fast else RELEASED)
     evaluation = benchmark.Evaluation(gld, not args.no_cascade, args.window, sampling, lpips)

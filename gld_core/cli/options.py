@@ -51,8 +51,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """The named type of the weights; without a name bfloat16 on CUDA, else float32."""
-    return DTYPES[name] if name else (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    """The type of the weights: as given, else bfloat16 where a CUDA device computes in it, float32 elsewhere."""
+    if name is not None:
+        return DTYPES[name]
+    # Cards before Ampere only emulate it, many times slower than float32.
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float32
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -98,6 +102,6 @@ def add_model_options(command: argparse.ArgumentParser, models: Path | None = No
     )
     command.add_argument("--out", type=Path, required=True, help="folder for the results")
     command.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
-    text = f"type of the weights (default {dtype or 'float32, on CUDA bfloat16'})"
+    text = f"type of the weights (default {dtype or 'float32, on CUDA from Ampere on bfloat16'})"
     command.add_argument("--dtype", choices=tuple(DTYPES), default=dtype, help=text)
     command.add_argument("--backbone", choices=tuple(LAYOUT), default="da3", help="family of networks (default da3)")

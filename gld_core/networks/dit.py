@@ -44,7 +44,7 @@ class PRoPE:
     def __init__(self, matrices: Tensor, h: int, w: int, specials: int, head_dim: int):
         """matrices (B, V, 3, 4, 4): `cameras.projection_matrices`."""
         for_q, for_kv, for_out = matrices.float().transpose(-1, -2).unbind(2)
-        self.for_qkv, self.for_out = torch.stack([for_q, for_kv, for_kv], dim=2), for_out[:, :, None]
+        self.for_qkv, self.for_out = (for_q, for_kv, for_kv), for_out[:, :, None]
         self.views, self.specials = matrices.shape[1], specials
         frequencies = 100.0 ** -(torch.arange(head_dim // 8, device=matrices.device) / (head_dim // 8))
         # Columns come first. (h*w, 1, 1, 2, 1 or 2, d/8)
@@ -71,9 +71,12 @@ class PRoPE:
         out_rotary.unflatten(-1, (2, 2, -1)).copy_(torch.addcmul(pairs * self.cos, pairs.flip(-2), sin))
         return out.flatten(1, 2)
 
-    def encode(self, qkv: Tensor) -> Tensor:
-        """qkv (B, L, 3, 16, d)."""
-        return self.apply(qkv, self.for_qkv, self.sin)
+    def encode(self, qkv: Tensor) -> list[Tensor]:
+        """qkv (B, L, 3, 16, d) to q, k and v, each (B, L, 16, d). One after the other, which takes less memory."""
+        return [
+            self.apply(part.unsqueeze(2), matrix.unsqueeze(2), self.sin).squeeze(2)
+            for part, matrix in zip(qkv.unbind(2), self.for_qkv, strict=True)
+        ]
 
     def decode(self, out: Tensor) -> Tensor:
         """The attention's output (B, L, 16, d)."""
@@ -90,8 +93,8 @@ class MultiViewAttention(nn.Module):
         self.proj = operations.Linear(width, width, dtype=dtype, device=device)
 
     def forward(self, x: Tensor, position: PRoPE, transformer_options: dict | None) -> Tensor:
-        qkv = position.encode(self.qkv(x).unflatten(-1, (3, HEADS, -1)))
-        out = self.attention(*qkv.permute(2, 0, 3, 1, 4), transformer_options)
+        q, k, v = (part.transpose(1, 2) for part in position.encode(self.qkv(x).unflatten(-1, (3, HEADS, -1))))
+        out = self.attention(q, k, v, transformer_options)
         return self.proj(position.decode(out.transpose(1, 2)).flatten(2))
 
 
@@ -239,6 +242,14 @@ def merge_pair_embedders(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+def full_float32_convolutions(device: torch.device):
+    """Without TF32, which CUDA's convolutions use by default and which keeps three digits of a ray."""
+    if device.type != "cuda":
+        return nullcontext()
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, allow_tf32=False)
+
+
 class MultiViewDiT(nn.Module):
     """Velocity noise - data of all views' features at time t.
 
@@ -312,7 +323,8 @@ class MultiViewDiT(nn.Module):
             raise ValueError(f"The model given for {meant} has the weights of {found}; load those of {meant}.")
         padding = source.new_zeros(*source.shape[:2], V - N, *source.shape[3:])
         special, patches = self.tokens(torch.cat([source, padding], dim=2))
-        condition_s = self.camera_embedder(camera_map)[None].to(self.dtype)
+        with full_float32_convolutions(camera_map.device):
+            condition_s = self.camera_embedder(camera_map)[None].to(self.dtype)
         condition_s = condition_s + self.embed("s", "condition", patches, N)
         if level1 is not None:
             condition_s = condition_s + self.embed("s", "state", self.tokens(level1)[1], N)

@@ -40,9 +40,10 @@ def uv_sinusoid(x: Tensor, aspect: float) -> Tensor:
     v = torch.linspace(-1, 1, m, dtype=torch.float64) * reach[1] * (m - 1) / m
     frequencies = 100.0 ** -(torch.arange(D // 4, dtype=torch.float64) / (D / 4))
     angle_u, angle_v = u[:, None] * frequencies, v[:, None] * frequencies
-    across = torch.cat([angle_u.sin(), angle_u.cos()], dim=1).T[:, None, :].expand(-1, m, -1)
-    down = torch.cat([angle_v.sin(), angle_v.cos()], dim=1).T[:, :, None].expand(-1, -1, n)
-    return x + 0.1 * torch.cat([across, down]).to(x)
+    # Two short tables go to x's device and are spread there.
+    across = torch.cat([angle_u.sin(), angle_u.cos()], dim=1).T.to(x)[:, None, :].expand(-1, m, -1)
+    down = torch.cat([angle_v.sin(), angle_v.cos()], dim=1).T.to(x)[:, :, None].expand(-1, -1, n)
+    return x + 0.1 * torch.cat([across, down])
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:

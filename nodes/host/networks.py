@@ -39,7 +39,15 @@ TRAINED_VIEWS = 8
 
 def attention(q: Tensor, k: Tensor, v: Tensor, transformer_options: dict) -> Tensor:
     return optimized_attention(
-        q, k, v, q.shape[1], skip_reshape=True, skip_output_reshape=True, transformer_options=transformer_options
+        q,
+        k,
+        v,
+        q.shape[1],
+        skip_reshape=True,
+        skip_output_reshape=True,
+        # SageAttention computes in 8 bits. Where float32 was chosen it is meant.
+        low_precision_attention=q.dtype != torch.float32,
+        transformer_options=transformer_options,
     )
 
 
@@ -96,21 +104,24 @@ def mmap() -> bool:
     return not comfy.cli_args.args.disable_mmap
 
 
+# float16 would be the host's first choice on many cards; the networks were not trained in its range.
+COMPUTE_DTYPES = [torch.bfloat16, torch.float32]
+
+
 def choose_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
     """The types that weights are kept and computed in on this machine."""
-    # float16 would be the host's first choice on many cards; the networks were not trained in its range.
-    supported = [torch.bfloat16, torch.float32]
     device = comfy.model_management.get_torch_device()
-    weights = WEIGHT_DTYPES[weight_dtype] or comfy.model_management.unet_dtype(device, supported_dtypes=supported)
+    weights = WEIGHT_DTYPES[weight_dtype] or comfy.model_management.unet_dtype(device, supported_dtypes=COMPUTE_DTYPES)
     if not comfy.model_management.supports_cast(device, weights):
         chosen = weight_dtype if WEIGHT_DTYPES[weight_dtype] else f"{str(weights)[6:]} (by a flag such as --fp64-unet)"
         raise ValueError(f"ComfyUI cannot use {chosen} weights on {device}; choose bf16 in 'weight_dtype'.")
-    return weights, comfy.model_management.unet_manual_cast(weights, device, supported) or weights
+    return weights, comfy.model_management.unet_manual_cast(weights, device, COMPUTE_DTYPES) or weights
 
 
 # Values that live at once per patch token at the released widths, measured by tracking every allocation of a forward
-# pass; the diffusion models' grow with the width of their decoder.
-DIFFUSION_VALUES = 28
+# pass. The diffusion models' grow with the width of their decoder; in 16 bit more of them, as cameras are applied in
+# float32 whatever the type.
+DIFFUSION_VALUES = {2: 42, 4: 30}
 AUTOENCODER_VALUES = {"backbone": 13_300, "rgb_decoder": 22_500, "gld_head": 46_500, "da3_head": 46_500}
 
 
@@ -120,7 +131,8 @@ class Backbone:
     def __init__(self, folder: str, family: Family, weight_dtype: str):
         self.family = family
         weights = WEIGHT_DTYPES[weight_dtype] or torch.float32
-        compute = comfy.model_management.unet_manual_cast(weights, comfy.model_management.get_torch_device()) or weights
+        device = comfy.model_management.get_torch_device()
+        compute = comfy.model_management.unet_manual_cast(weights, device, COMPUTE_DTYPES) or weights
         self.autoencoder = load_autoencoder(
             folder,
             family.backbone,
@@ -134,6 +146,10 @@ class Backbone:
         for key, network in self.autoencoder.networks.items():
             comfy.model_management.archive_model_dtypes(network)
             self.patchers[key] = make_patcher(network)
+
+    def get_models(self) -> list:
+        """For the host, which keeps models that the running prompt needs in memory longest."""
+        return list(self.patchers.values())
 
     def grid(self, height: int, width: int) -> int:
         """Patch tokens of an image."""
@@ -194,14 +210,27 @@ class DiffusionModel(comfy.model_base.BaseModel):
         self.backbone = family.backbone
         self.level = level
         comfy.model_management.archive_model_dtypes(network)
-        # The network casts its inputs to this type, the host the weights.
-        network.dtype = compute_dtype
         self.diffusion_model = network
+        self.follow_compute_dtype()
+
+    def follow_compute_dtype(self) -> None:
+        """Lets the network cast its inputs to the type that it computes in, which Model Compute Dtype and a device
+        without it can change; the host casts the weights.
+        """
+        if self.manual_cast_dtype not in (None, self.diffusion_model.dtype):
+            self.diffusion_model.dtype = self.manual_cast_dtype
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **conds):
         # Not the parent's: that casts every condition to the weights' type, and cameras have to stay float32.
-        sigma = t
-        t = self.model_sampling.timestep(sigma).float() / self.model_sampling.multiplier
+        if not isinstance(self.model_sampling, comfy.model_sampling.CONST):
+            raise ValueError(
+                f"{type(self.model_sampling).__bases__[0].__name__} is not for GLD, which samples a rectified flow; "
+                "take its node away, or use ModelSamplingSD3, ModelSamplingAuraFlow or ModelSamplingFlux."
+            )
+        check_whole(x, conds["matrices"], conds["grid"], self.diffusion_model.config.specials)
+        self.follow_compute_dtype()
+        # All samplings of a rectified flow have their time in [0, 1] for a sigma.
+        sigma, t = t, t.float()
         executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(
             self.diffusion_model,
             self.diffusion_model,
@@ -209,7 +238,8 @@ class DiffusionModel(comfy.model_base.BaseModel):
                 comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
             ),
         )
-        velocity = executor.execute(x, t, transformer_options=transformer_options, **conds)
+        # A copy, as wrappers such as EasyCache's write into what they are given.
+        velocity = executor.execute(x.clone(), t, transformer_options=transformer_options, **conds)
         return self.model_sampling.calculate_denoised(sigma, velocity.float(), x)
 
     def extra_conds(self, **kwargs):
@@ -220,6 +250,7 @@ class DiffusionModel(comfy.model_base.BaseModel):
             )
         check_level(self, 1 if level1 is None else 0)
         check_samples(views, kwargs["noise"], "latent_image", self.diffusion_model.config.channels)
+        self.follow_compute_dtype()
         device = kwargs["device"]
         source = to_network((views.level1 if self.level == 1 else views.level0).to(device))
         cameras = conditions(views, self.level, kwargs["gld_conditional"])
@@ -234,7 +265,19 @@ class DiffusionModel(comfy.model_base.BaseModel):
     def memory_required(self, input_shape, cond_shapes={}):
         tokens = input_shape[0] * math.prod(input_shape[2:])
         width = self.diffusion_model.config.decoder_width
-        return tokens * DIFFUSION_VALUES * width * comfy.model_management.dtype_size(self.get_dtype_inference())
+        size = comfy.model_management.dtype_size(self.get_dtype_inference())
+        return tokens * DIFFUSION_VALUES[size] * width * size
+
+
+def check_whole(x: Tensor, matrices: Tensor, grid: tuple[int, int], specials: int) -> None:
+    """ValueError where a node has cut views or an area out of the latent x, while the conditioning is for all."""
+    V, tokens = matrices.shape[1], specials + math.prod(grid)
+    if x.shape[2] != V or math.prod(x.shape[3:]) != tokens:
+        raise ValueError(
+            f"The model was given {x.shape[2]} views of {math.prod(x.shape[3:])} tokens, its conditioning is for {V} "
+            f"of {tokens}. Context Windows and Conditioning (Set Area) do not work with GLD: take them away. For long "
+            "paths, GLD's samplers have the input 'window'."
+        )
 
 
 def identify_diffusion(path: Path) -> tuple[str, int]:

@@ -40,22 +40,23 @@ def patch_rows(latent: Tensor, h: int, w: int) -> Tensor:
     return latent.flatten(2)[:, :, -h * w :].permute(1, 2, 0)
 
 
-def fit_colors(views: PhotographedViews, level: int, device) -> tuple[Tensor, Tensor]:
+def fit_colors(views: PhotographedViews, level: int) -> tuple[Tensor, Tensor] | None:
     """A linear map from features to patch colours, (C, 3) and (3,): ridge regression on the source photographs.
 
     Their own features of the level against the mean colour under each patch; solved over patches, of which there are
-    fewer than channels or little more.
+    fewer than channels or little more, on the CPU, as not every device can. None where there is no solution.
     """
     features = views.level1 if level == 1 else views.level0
     h, w = (size // 14 for size in views.images.shape[-2:])
-    x = patch_rows(features.to(device).transpose(0, 1), h, w).flatten(0, 1)
-    y = F.adaptive_avg_pool2d(views.images.to(device), (h, w)).flatten(2).transpose(1, 2).flatten(0, 1)
+    x = patch_rows(features.cpu().transpose(0, 1), h, w).flatten(0, 1)
+    y = F.adaptive_avg_pool2d(views.images.cpu(), (h, w)).flatten(2).transpose(1, 2).flatten(0, 1)
     stride = -(-len(x) // 1024)
     x, y = x[::stride], y[::stride]
     center = y.mean(dim=0)
     gram = x @ x.T
     gram.diagonal().add_(0.1 * gram.diagonal().mean())
-    return x.T @ torch.linalg.solve(gram, y - center), center
+    solution, failed = torch.linalg.solve_ex(gram, y - center)
+    return None if failed or not torch.isfinite(solution).all() else (x.T @ solution, center)
 
 
 def preview_image(x0: Tensor, weight: Tensor, center: Tensor, h: int, w: int) -> Image.Image:
@@ -80,7 +81,10 @@ def preview_wrapper(executor, noise, latent_image, sampler, sigmas, denoise_mask
         return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs)
     views, (window, count) = found[0]["gld_views"], found[0]["gld_window"]
     h, w = (size // 14 for size in views.images.shape[-2:])
-    weight, center = fit_colors(views, guider.model_patcher.model.level, guider.model_patcher.load_device)
+    colors = fit_colors(views, guider.model_patcher.model.level)
+    if colors is None:
+        return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs)
+    weight, center = (value.to(guider.model_patcher.load_device) for value in colors)
     progress = comfy.utils.ProgressBar(count * (len(sigmas) - 1))
 
     def with_preview(step, x0, x, total):

@@ -162,7 +162,9 @@ def sped_up(model, guidance: tuple[float, float], share: int):
     def evaluate(executor, base_model, conds, x, timestep, model_options):
         chosen = list(conds)
         guides = [i for i, cond in enumerate(conds) if cond and all(part.get("gld_conditional") for part in cond)]
-        if guides and guidance != (0, 1) and not guidance[0] <= timestep.max().item() <= guidance[1]:
+        # With more than two kinds of conditioning, as in PerpNeg, the guider divides by how far they differ.
+        partly = guidance != (0, 1) and len(conds) == 2
+        if guides and partly and not guidance[0] <= timestep.max().item() <= guidance[1]:
             chosen = [cond if i in guides else None for i, cond in enumerate(conds)]
         shared = model_options["transformer_options"][key]
         branches = [part["uuid"] for cond in chosen if cond for part in cond]

@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import safe_open
 
@@ -290,3 +291,12 @@ def test_a_tensor_that_claims_more_than_it_stores_is_refused_at_once(models, fil
     torch.save(content, models / file)
     with pytest.raises(ValueError, match=f"{name} claims 4398046511104 bytes and stores 4; download the file again"):
         gld_core.load(models)
+
+
+def test_what_comfyui_saves_of_a_model_loads_again(random_models, models):
+    """Its names are those in memory, after a prefix."""
+    released = gld_core.load(random_models, keep=True)
+    tensors = {f"model.diffusion_model.{name}": value for name, value in released.diffusion[1].state_dict().items()}
+    (models / LEVEL1).unlink()
+    safetensors.torch.save_file(tensors, (models / LEVEL1).with_suffix(".safetensors"))
+    assert same_weights(gld_core.load(models, keep=True), released)

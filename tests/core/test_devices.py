@@ -13,6 +13,7 @@ import torch
 import gld_core
 from gld_core import Cameras, checkpoints, conditioning, flow
 from gld_core.autoencoder import Views
+from gld_core.networks import dpt
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from simulated_card import SimulatedCard  # noqa: E402
@@ -117,3 +118,20 @@ def test_cameras_and_geometry_leave_a_device_without_float64(models, backbone, d
         geometry = gld.decode_geometry(views, *latents)
         assert geometry.depth.is_meta and len(gld.estimate_cameras(images)) == V
         assert len(geometry.align_to(cameras)[0].cameras) == V
+
+
+def test_without_cameras_no_rays_are_computed(backbone, monkeypatch):
+    c2w, K = torch.eye(4).repeat(V, 1, 1), torch.eye(3).repeat(V, 1, 1)
+    sources = torch.zeros(N, 1, 1, 1)
+    views = Views(backbone, Cameras(c2w, K, H, W), sources, sources, None)
+    monkeypatch.setattr(conditioning, "pluecker_map", lambda given: pytest.fail("rays are computed to be set to 0"))
+    given = conditioning.conditions(views, 1, conditional=False)["camera_map"]
+    assert given.shape == (V, 7, H, W) and (given[:, 1:] == 0).all()
+    assert (given[:N, 0] == 0).all() and (given[N:, 0] == 1).all()
+
+
+def test_a_sinusoid_is_spread_on_the_device():
+    """Not made in full size on the CPU: that took 0.2 s for each group of views."""
+    with SimulatedCard() as card:
+        dpt.uv_sinusoid(empty(V, 64, 200, 300), 1.5)
+    assert card.largest_elsewhere <= 64 * 300

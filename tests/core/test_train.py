@@ -183,7 +183,8 @@ def test_autocast_leaves_the_cameras_in_float32():
     position = PRoPE(matrices, 2, 3, 0, 16)
     expected = position.encode(qkv)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(position.encode(qkv), expected)
+        for found, meant in zip(position.encode(qkv), expected, strict=True):
+            assert torch.equal(found, meant)
 
 
 def test_stage_one_learns_pictures_against_an_adversary_and_resumes_to_the_bit(random_models, tmp_path):

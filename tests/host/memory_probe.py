@@ -1,5 +1,6 @@
 """Run by test_memory.py with the host's modules and without a server: memory_probe.py COMFYUI MODEL."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -15,6 +16,8 @@ comfy.options.enable_args_parsing()
 
 import comfy.memory_management  # noqa: E402
 import comfy.model_management  # noqa: E402
+import comfy.model_sampling  # noqa: E402
+import comfy.patcher_extension  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +28,8 @@ spec.loader.exec_module(gld)
 
 from gld.gld_core.autoencoder import Views  # noqa: E402
 from gld.gld_core.cameras import Cameras  # noqa: E402
-from gld.nodes.host import networks  # noqa: E402
+from gld.nodes.host import networks, previews  # noqa: E402
+from gld.nodes.host.families import FAMILIES  # noqa: E402
 
 torch.manual_seed(0)
 V, N, C, h, w = 3, 1, 256, 4, 6
@@ -86,6 +90,78 @@ except ValueError as error:
     report["fp8 refused"] = str(error)
 comfy.model_management.supports_cast = supports_cast
 
-report["memory at 8 views of 504x504"] = full.model.memory_required([2, C, 8, 36, 36])
+
+def overwrite(executor, given, *args, **kwargs):
+    """What EasyCache's wrapper does to its input in a step that it leaves out."""
+    velocity = executor(given, *args, **kwargs)
+    given += 1
+    return velocity
+
+
+wrapped = {"wrappers": {comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL: {"test": [overwrite]}}}
+with torch.inference_mode():
+    found = full.model.apply_model(x.clone(), t, transformer_options=wrapped, **conditions(full))
+report["error where a wrapper writes into its input"] = float((found - meant).abs().max())
+
+coarse = networks.load_diffusion_model(model_path, "fp32").clone()
+coarse.set_model_compute_dtype(torch.bfloat16)
+comfy.model_management.load_models_gpu([coarse])
+report["error of float32 weights computed in bf16"] = float((run(coarse) - meant).norm() / (x - meant).norm())
+
+
+def refusal(sampling=full.model.model_sampling, views=V):
+    """What a model says that another sampling was put into, or that is given some of the views."""
+    kept, prepared = full.model.model_sampling, conditions(full)
+    full.model.model_sampling = sampling
+    try:
+        with torch.inference_mode():
+            out = full.model.apply_model(x[:, :, :views], t, transformer_options={}, **prepared)
+        return float((out - meant).abs().max())
+    except ValueError as error:
+        return str(error)
+    finally:
+        full.model.model_sampling = kept
+
+
+class Flux(comfy.model_sampling.ModelSamplingFlux, comfy.model_sampling.CONST):
+    pass
+
+
+class Discrete(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+    pass
+
+
+report["cut views"] = refusal(views=2)
+report["discrete sampling"] = refusal(Discrete())
+report["error with Flux's sampling"] = refusal(Flux())
+
+folder = str(Path(model_path).parents[1])
+backbone = networks.Backbone(folder, FAMILIES["da3"], "bf16")
+report["models shown to the host"] = [len(backbone.get_models()), len(backbone.patchers)]
+should_use = comfy.model_management.should_use_bf16, comfy.model_management.should_use_fp16
+comfy.model_management.should_use_bf16 = lambda *args, **settings: False
+comfy.model_management.should_use_fp16 = lambda *args, **settings: True
+report["backbone without bf16"] = str(networks.Backbone(folder, FAMILIES["da3"], "bf16").autoencoder.dtype)
+comfy.model_management.should_use_bf16, comfy.model_management.should_use_fp16 = should_use
+
+black = dataclasses.replace(views, level1=torch.zeros(N, C, h, w))
+report["colours of nothing"] = previews.fit_colors(previews.photographed(black, torch.zeros(N, 3, h * 14, w * 14)), 1)
+
+allowed = []
+
+
+def attend(q, *args, low_precision_attention, **settings):
+    allowed.append(low_precision_attention)
+
+
+kept, networks.optimized_attention = networks.optimized_attention, attend
+for dtype in (torch.float32, torch.bfloat16):
+    networks.attention(*[torch.zeros(1, 1, 1, 64, dtype=dtype)] * 3, {})
+networks.optimized_attention = kept
+report["low precision attention"] = allowed
+
+for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    full.model.manual_cast_dtype = dtype
+    report[f"memory at 8 views of 504x504, {name}"] = full.model.memory_required([2, C, 8, 36, 36])
 report["decoder width"] = full.model.diffusion_model.config.decoder_width
 print(json.dumps(report))
