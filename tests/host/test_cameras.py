@@ -15,7 +15,8 @@ from gld_core.cameras import Cameras, motions
 from gld_core.geometry import coverage
 from gld_core.geometry.depth_maps import PosedDepth, usable
 from gld_core.io.cameras import read_cameras, read_scene
-from gld_core.io.images import fit, write_png
+from gld_core.io.colmap import write_colmap
+from gld_core.io.images import fit, read_image, to_bytes, write_png
 from gld_core.io.matrices import parse_matrices
 from gld_core.io.scenes import choose_views
 
@@ -316,6 +317,42 @@ def test_files_of_other_programs(server, saved, graph, only, cube, scene):
     *cubes, room = saved(prompt, "save binary", "save text", "save realestate", "save scene")
     assert all(same(found, cube, 1e-5) for found in cubes)
     assert same(room, read_scene(scene).cameras)
+
+
+@pytest.fixture
+def garden(server, scene):
+    """The room as a COLMAP project in the input folder, its last photograph cut short; the room as it is read."""
+    folder = server.base / "input/garden"
+    if not folder.exists():
+        room = read_scene(scene, 84)
+        files = [f"{name}.JPG" for name in room.names]
+        write_colmap(folder / "sparse/0", room.cameras, files)
+        for name, image in zip(files, room.photographs(range(len(room))), strict=True):
+            (folder / "images").mkdir(exist_ok=True)
+            Image.fromarray(to_bytes(image)).save(folder / "images" / name.lower(), quality=95)
+        (folder / "images" / files[-1].lower()).write_bytes(b"cut")
+        shutil.copytree(folder / "images", server.base / "input/holiday")
+    return read_scene(folder, 84)
+
+
+def test_a_colmap_project_is_a_scene_of_which_only_the_chosen_pictures_are_read(server, saved, garden):
+    prompt = {"scene": node("GLDLoadScene", scene="garden", sources="3, 0", targets="1", long_side=84)}
+    images, cameras = garden.load([3, 0], [1])
+    assert same(saved(prompt | {"save": save(["scene", 1])}, "save")[0], cameras)
+    prompt |= {"picture": node("SaveImage", images=["scene", 0], filename_prefix="garden")}
+    result = server.run(prompt)
+    assert result.error is None, result.error
+    names = [image["filename"] for image in result.history["outputs"]["picture"]["images"]]
+    shown = torch.stack([read_image(server.base / "output" / name) for name in names])
+    assert torch.allclose(shown, images, atol=1.01 / 255)
+
+
+def test_pictures_without_cameras_are_listed_and_led_to_the_node_that_estimates_them(server, error, garden):
+    options = server.get("/object_info/GLDLoadScene")["GLDLoadScene"]["input"]["required"]["scene"][1]["options"]
+    assert {"garden", "holiday"} <= set(options) and not [name for name in options if name.startswith("garden/")]
+    prompt = {"scene": node("GLDLoadScene", scene="holiday", sources="1", targets="", long_side=84)}
+    prompt["save"] = save(["scene", 1])
+    assert "pictures and no cameras; estimate them (Estimate GLD Cameras)" in error(prompt)
 
 
 @pytest.mark.parametrize("written", ["transforms.json", "COLMAP binary", "COLMAP text"])
