@@ -3,7 +3,7 @@ import { app } from "../../scripts/app.js"
 
 // The widget of Place GLD Cameras. The editor itself, and three.js with it, comes when such a node is first in sight.
 const TYPE = "GLD_CAMERA_PATH"
-const SIZE = [820, 620]
+const SIZE = [860, 690]
 
 const viewAddress = file => api.apiURL(`/view?${new URLSearchParams(file)}`)
 

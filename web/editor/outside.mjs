@@ -135,9 +135,9 @@ export class Outside {
     const spread = Math.max(...eyes.map(eye => eye.distanceTo(middle)), 0.3)
     if (middle.lengthSq() < 0.01) middle.set(0, 0, 1)
     const narrow = Math.max(1, this.pane.clientHeight / Math.max(1, this.pane.clientWidth))
-    const away = (1.1 + spread + 0.8 * this.extent) * narrow
+    const away = (1.2 + 1.2 * spread + 0.8 * this.extent) * narrow
     const from = middle.clone().normalize().add(new THREE.Vector3(0.35, 0.45, 0)).setLength(away)
-    void this.controls.setLookAt(from.x, from.y, from.z, middle.x * 0.3, middle.y * 0.3, middle.z * 0.3, smooth)
+    void this.controls.setLookAt(from.x, from.y, from.z, middle.x * 0.45, middle.y * 0.45, middle.z * 0.45, smooth)
   }
 
   /** Stand where the camera stands. @param {import("./path.mjs").View} view */

@@ -42,6 +42,7 @@ export class Picture {
     this.changed = true
     this.previous = 0
     this.shown = true
+    this.still = false
     try {
       this.renderer = new Renderer(this.canvas)
       this.scenery = new Scenery()
@@ -77,8 +78,9 @@ export class Picture {
     this.element.append(this.message)
   }
 
-  /** Draw once more. */
-  wake() {
+  /** Draw once more. @param {boolean} [still] whether nothing has changed since the last time */
+  wake(still = false) {
+    this.still = still && (this.still || !this.waiting)
     if (this.waiting || !this.shown) return
     this.waiting = true
     clearTimeout(this.timer)
@@ -99,7 +101,7 @@ export class Picture {
     const pictures = bitmaps.map(bitmap => (bitmap ? Object.assign(new Texture(bitmap), { flipY: false, needsUpdate: true }) : null))
     this.pictures = /** @type {Texture[]} */ (pictures.filter(Boolean))
     const surfaces = new Surfaces(scene, state.space, pictures, renderer.budget)
-    renderer.show(surfaces)
+    renderer.show(surfaces, renderer.software ? new Surfaces(scene, state.space, pictures, renderer.budget / 6) : null)
     const { floor, extent } = surfaces.bounds()
     scenery.setGround(floor, extent)
     scenery.setSources(scene.sources.map((_, number) => state.sourceView(number)), pictures, state.space)
@@ -149,11 +151,15 @@ export class Picture {
     }
     if (renderer) {
       goesOn = this.outside?.update(seconds) || goesOn
+      renderer.hurry(!this.still)
       if (this.size !== `${width} ${height}`) {
         this.size = `${width} ${height}`
         renderer.resize(width, height)
       }
-      if (outside) renderer.drawOutside(outside)
+      if (outside) {
+        scenery?.setCurrent(view, state.space)
+        renderer.drawOutside(outside)
+      }
       if (through) renderer.drawThrough(view, state.space, through, frameIn(view.lens, through))
     }
     if (through) {
@@ -181,10 +187,15 @@ export class Picture {
     return [this.state.view, ...(this.views ?? [])].filter(view => !this.known.has(name(view)))
   }
 
-  /** Nothing moves: there is time to measure. */
+  /** Nothing moves: there is time to draw all of it, and to measure. */
   rest() {
     clearTimeout(this.timer)
-    if (this.renderer?.surfaces && this.open.length) this.timer = setTimeout(() => this.measure(), STILL)
+    const hurried = this.renderer?.hurried
+    if (!this.renderer?.surfaces || !(hurried || this.open.length)) return
+    this.timer = setTimeout(() => {
+      if (hurried) this.wake(true)
+      else this.measure()
+    }, STILL)
   }
 
   /** A few views at a time, without drawing the picture anew, until all are known. */
@@ -202,7 +213,7 @@ export class Picture {
     if (this.open.length) this.timer = setTimeout(() => this.measure())
     else {
       this.changed = true
-      this.wake()
+      this.wake(true)
     }
     if (this.known.size > MOST) this.known.clear()
   }

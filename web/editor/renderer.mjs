@@ -18,6 +18,8 @@ ColorManagement.enabled = false
 
 const [NEAR, FAR] = [0.005, 200]
 const MEASURED = 96
+/** Pixels of a picture that is drawn in a hurry. */
+const HURRIED = 150_000
 
 /**
  * The projection of a lens onto a pane that shows more than its image, which lies in `frame`.
@@ -45,15 +47,22 @@ export function frameIn(lens, pane) {
   return { x: pane.x + (pane.width - width) / 2, y: pane.y + (pane.height - height) / 2, width, height }
 }
 
+/** Whether pictures are drawn by the processor. */
+function drawsInSoftware() {
+  const gl = document.createElement("canvas").getContext("webgl2")
+  const info = gl?.getExtension("WEBGL_debug_renderer_info")
+  const name = info ? String(gl?.getParameter(info.UNMASKED_RENDERER_WEBGL)) : ""
+  gl?.getExtension("WEBGL_lose_context")?.loseContext()
+  return /swiftshader|llvmpipe|software|basic render/i.test(name)
+}
+
 export class Renderer {
   /** @param {HTMLCanvasElement} canvas Throws where the page has no WebGL. */
   constructor(canvas) {
-    this.gl = new WebGLRenderer({ canvas, antialias: true, alpha: false, powerPreference: "high-performance" })
+    this.software = drawsInSoftware()
+    this.gl = new WebGLRenderer({ canvas, antialias: !this.software, alpha: false, powerPreference: "high-performance" })
     this.gl.outputColorSpace = LinearSRGBColorSpace
     this.gl.autoClear = false
-    const info = this.gl.getContext().getExtension("WEBGL_debug_renderer_info")
-    const name = info ? String(this.gl.getContext().getParameter(info.UNMASKED_RENDERER_WEBGL)) : ""
-    this.software = /swiftshader|llvmpipe|software|basic render/i.test(name)
     this.scene = new Scene()
     this.outside = new PerspectiveCamera(50, 1, NEAR, FAR)
     this.through = new PerspectiveCamera(50, 1, NEAR, FAR)
@@ -61,6 +70,9 @@ export class Renderer {
     this.unseen = new Color(...UNSEEN)
     /** @type {Surfaces | null} */
     this.surfaces = null
+    /** @type {Surfaces | null} the same with fewer triangles, for machines that cannot draw them all while one moves */
+    this.coarse = null
+    this.hurried = false
     /** @type {Record<string, WebGLRenderTarget>} */
     this.targets = {}
   }
@@ -70,20 +82,39 @@ export class Renderer {
     return this.software ? 160_000 : 1_600_000
   }
 
-  /** @param {Surfaces | null} surfaces */
-  show(surfaces) {
-    if (this.surfaces) {
-      this.scene.remove(this.surfaces.group)
-      this.surfaces.dispose()
+  /** @param {Surfaces | null} surfaces @param {Surfaces | null} [coarse] */
+  show(surfaces, coarse = null) {
+    for (const old of [this.surfaces, this.coarse]) {
+      if (old) this.scene.remove(old.group)
+      old?.dispose()
     }
     this.surfaces = surfaces
-    if (surfaces) this.scene.add(surfaces.group)
+    this.coarse = coarse
+    for (const own of [surfaces, coarse]) if (own) this.scene.add(own.group)
+  }
+
+  /** Draw fewer triangles and pixels, or all again. @param {boolean} hurried */
+  hurry(hurried) {
+    if (!this.coarse) hurried = false
+    const changed = hurried !== this.hurried
+    this.hurried = hurried
+    if (this.coarse) this.coarse.group.visible = hurried
+    if (this.surfaces) this.surfaces.group.visible = !hurried
+    if (changed) this.resize(this.width ?? 1, this.height ?? 1)
+  }
+
+  /** What is drawn now. */
+  get drawn() {
+    return this.hurried ? this.coarse : this.surfaces
   }
 
   /** @param {number} width @param {number} height */
   resize(width, height) {
-    this.gl.setPixelRatio(this.software ? 1 : Math.min(window.devicePixelRatio || 1, 2))
+    const ratio = Math.min(window.devicePixelRatio || 1, 2)
+    const few = Math.min(1, Math.sqrt(HURRIED / (width * height)))
+    this.gl.setPixelRatio(!this.software ? ratio : this.hurried ? few : 1)
     this.gl.setSize(width, height, false)
+    this.width = width
     this.height = height
   }
 
@@ -101,8 +132,8 @@ export class Renderer {
     this.enter(pane)
     this.outside.aspect = pane.width / pane.height
     this.outside.updateProjectionMatrix()
-    this.surfaces?.showBacks(false)
-    this.surfaces?.set({ shade: 1, pixels: (pane.height * this.gl.getPixelRatio()) / 2, measure: 0 })
+    this.drawn?.showBacks(false)
+    this.drawn?.set({ shade: 1, pixels: (pane.height * this.gl.getPixelRatio()) / 2, measure: 0 })
     this.gl.setClearColor(this.background, 1)
     this.gl.clear()
     this.gl.render(this.scene, this.outside)
@@ -122,10 +153,10 @@ export class Renderer {
     project(this.through, view.lens, pane, frame)
     this.gl.setClearColor(this.unseen, 1)
     this.gl.clear()
-    if (!this.surfaces) return
-    this.surfaces.showBacks(true)
-    this.surfaces.set({ shade: 0, pixels: (pane.height * this.gl.getPixelRatio()) / 2, measure: 0 })
-    this.gl.render(this.surfaces.group, this.through)
+    if (!this.drawn) return
+    this.drawn.showBacks(true)
+    this.drawn.set({ shade: 0, pixels: (pane.height * this.gl.getPixelRatio()) / 2, measure: 0 })
+    this.gl.render(this.drawn.group, this.through)
   }
 
   /**
@@ -141,6 +172,7 @@ export class Renderer {
     }
     this.surfaces?.showBacks(backs)
     this.surfaces?.set({ shade: 0, pixels: height / 2, measure: name === "depth" ? 1 : 0 })
+    if (this.surfaces) this.surfaces.group.visible = true
     this.gl.setRenderTarget(target)
     this.gl.setClearColor(0x000000, 0)
     this.gl.setScissorTest(false)

@@ -13,7 +13,7 @@ import { UNSEEN } from "./surface.mjs"
  */
 
 export const COLORS = { source: [0.38, 0.65, 1], target: [0.45, 0.8, 0.55], key: [1, 0.78, 0.3], chosen: [1, 1, 1], pin: [1, 0.45, 0.85] }
-const SIZES = { source: 0.16, target: 0.045, key: 0.085 }
+const SIZES = { source: 0.16, target: 0.045, key: 0.085, current: 0.11 }
 
 /** Corners of a camera's image at a distance, from the top left clockwise. @param {View} view @param {Space} space @param {number} size */
 function corners(view, space, size) {
@@ -63,13 +63,14 @@ export class Scenery {
     this.sources = lines()
     this.targets = lines()
     this.keys = lines()
+    this.current = lines()
     this.way = new Line(new BufferGeometry(), new LineBasicMaterial({ color: 0x8a93a6 }))
     this.pin = new Mesh(new SphereGeometry(0.016, 16, 12), new MeshBasicMaterial({ color: 0xff73d9 }))
     this.sight = new LineSegments(new BufferGeometry(), new LineBasicMaterial({ color: 0xff73d9, transparent: true, opacity: 0.5 }))
     this.ground = new Group()
     this.pictures = new Group()
-    for (const part of [this.sources, this.targets, this.keys, this.way, this.sight]) part.frustumCulled = false
-    this.group.add(this.sources, this.targets, this.keys, this.way, this.pin, this.sight, this.ground, this.pictures)
+    for (const part of [this.sources, this.targets, this.keys, this.current, this.way, this.sight]) part.frustumCulled = false
+    this.group.add(this.sources, this.targets, this.keys, this.current, this.way, this.pin, this.sight, this.ground, this.pictures)
   }
 
   /** The ground at a height, with axes where the scene's centre is above it. @param {number} height @param {number} extent */
@@ -113,6 +114,11 @@ export class Scenery {
       const sight = layout.keys.flatMap(key => [space.toScene(key.position), this.pin.position])
       this.replace(this.sight, new BufferGeometry().setFromPoints(sight))
     }
+  }
+
+  /** The camera that is looked through. @param {View} view @param {Space} space */
+  setCurrent(view, space) {
+    this.replace(this.current, frusta([{ view, size: SIZES.current, color: COLORS.chosen }], space))
   }
 
   /** @param {LineSegments | Line} part @param {BufferGeometry} shape */
