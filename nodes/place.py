@@ -146,7 +146,10 @@ class GLDPlaceCameras(io.ComfyNode):
                     f"The input 'keyframes' has {len(incoming)} cameras, a path has {MAX_KEYS} keyframes at most; "
                     "choose some of them, as Load GLD Cameras does with 'views'."
                 )
-            placed = parse_path({**EMPTY, "keys": keys_of(incoming, own), "views": len(incoming)})
+            # Each of them is a target.
+            placed = parse_path(
+                {**EMPTY, "keys": [{**key, "views": 1} for key in keys_of(incoming, own)], "views": None}
+            )
         shown = {"gld_scene": [scene]}
         if not placed.keys:
             text = "Place GLD Cameras has no keyframe yet; add one in its editor."

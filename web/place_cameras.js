@@ -24,17 +24,30 @@ async function ask(address, body) {
 /** The node's number as runs name it, which in a subgraph has those of the boxes around it in front. */
 const isNode = (id, node) => String(id).split(":").pop() === String(node.id)
 
+/** The path in a widget's value; null for what is none, which the server will say. */
+function asPath(value) {
+  try {
+    const path = typeof value === "string" ? JSON.parse(value) : value
+    return path?.version === 1 && Array.isArray(path.keys) ? path : null
+  } catch {
+    return null
+  }
+}
+
 function pathWidget(node, name, [, options]) {
   const host = Object.assign(document.createElement("div"), { className: "gld-host" })
-  let path = structuredClone(options?.default ?? { version: 1, keys: [] })
-  let editor, opening, scene
+  const empty = options?.default ?? { version: 1, keys: [] }
+  let path = structuredClone(empty)
+  let editor, opening, scene, unread
 
   const widget = node.addDOMWidget(name, "gld_camera_path", host, {
     hideOnZoom: false,
     getMinHeight: () => 400,
-    getValue: () => path,
+    getValue: () => unread ?? path,
     setValue(value) {
-      path = typeof value === "string" && value ? JSON.parse(value) : value || path
+      const found = asPath(value)
+      unread = found ? undefined : value || undefined
+      path = found ?? structuredClone(empty)
       editor?.state.replace(path)
     },
   })
@@ -57,6 +70,7 @@ function pathWidget(node, name, [, options]) {
       path,
       save(value) {
         path = value
+        unread = undefined
         node.graph?.setDirtyCanvas(true, false)
         const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker
         ;(tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker)

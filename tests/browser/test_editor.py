@@ -365,6 +365,59 @@ def test_numbers_set_the_chosen_key_and_the_list_chooses_it(page):
     assert [key["position"][0] for key in page.evaluate(PATH)["keys"]] == [2.25, 1, 3]
 
 
+def test_the_timeline_scrubs_and_moves_a_key_in_time(page):
+    keys = [{"position": [x, 3, 1.4], "rotation": [-0.5, 0.5, -0.5, 0.5], "views": 6} for x in (1, 2, 3)]
+    open_room(page, path={"version": 1, "keys": keys, "views": None})
+
+    def place(view: float, height: float) -> tuple[float, float]:
+        x = page.evaluate(f"{EDITOR}.timeline.x({view}, {EDITOR}.timeline.canvas.clientWidth)")
+        box = page.locator(".gld-track").bounding_box()
+        scale = box["width"] / page.evaluate(f"{EDITOR}.timeline.canvas.clientWidth")
+        return box["x"] + x * scale, box["y"] + height * scale
+
+    page.mouse.click(*place(9, 40))
+    assert page.evaluate(f"{EDITOR}.state.time") == pytest.approx(9, abs=0.2)
+    drag(page, place(6, 10), place(8, 10))
+    assert [key["views"] for key in page.evaluate(PATH)["keys"]][:2] == [8, 4]
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(f"{EDITOR}.state.time") == 1
+    page.keyboard.press(" ")
+    page.wait_for_function(f"{EDITOR}.state.time > 3")
+    page.keyboard.press(" ")
+    assert not page.evaluate(f"{EDITOR}.timeline.playing")
+
+
+def test_a_draft_makes_one_view_and_nothing_else(page, server):
+    page.evaluate("app.nodeOutputs = {}")
+    page.evaluate("data => app.loadGraphData(data)", small_template(1))
+    page.locator(".gld-editor").wait_for(timeout=60_000)
+    show_scene(page)
+    before = set((server.base / "output").rglob("*.png"))
+    page.mouse.click(*middle(page, ".gld-track"))
+    page.keyboard.press("t")
+    picture = page.locator(".gld-draft img")
+    picture.wait_for(timeout=120_000)
+    page.wait_for_function("document.querySelector('.gld-draft img').naturalWidth > 0")
+    assert page.evaluate("document.querySelector('.gld-draft img').naturalWidth") == 84
+    assert set((server.base / "output").rglob("*.png")) == before
+
+
+def test_what_is_no_path_stays_as_it_is_for_the_server_to_refuse(page):
+    page.evaluate(ROOM, {"path": "{broken"})
+    page.locator(".gld-editor").wait_for(timeout=60_000)
+    assert page.evaluate(PATH) == "{broken" and page.locator(".gld-keys-list .gld-none").count() == 1
+
+
+def test_the_editor_speaks_the_users_language(open_page):
+    texts = json.loads((ROOT / "locales/ja/main.json").read_text(encoding="utf-8"))["gldEditor"]
+    page = open_page(locale="ja-JP")
+    page.evaluate(ROOM, {})
+    page.locator(".gld-editor").wait_for(timeout=60_000)
+    assert page.locator(".gld-cover button").inner_text() == texts["showScene"]
+    page.close()
+
+
 def test_a_path_for_other_sources_is_kept_by_a_press(page, server):
     path = {"version": 1, "keys": [{"position": [2, 3, 1], "rotation": [0, 0, 0, 1]}], "views": 2}
     elsewhere = [{"position": [9, 9, 9], "rotation": [0, 0, 0, 1]}] * 2
