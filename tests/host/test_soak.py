@@ -3,9 +3,11 @@
 import asyncio
 import collections
 import copy
+import json
 import os
 import queue
 import random
+import shutil
 import threading
 import time
 import uuid
@@ -57,6 +59,10 @@ BAD = {
 }
 
 
+# Values that some prompts get by wire.
+WIRED = (("scene", "scene"), ("model1", "model_name"), ("backbone", "backbone"), ("level1", "steps"), ("level0", "cfg"))
+
+
 class Job:
     """One prompt, what it is meant to do, and what became of it."""
 
@@ -81,11 +87,19 @@ class Job:
             prompt["set"] = {"class_type": "GLDSetCameras", "inputs": inputs}
             for name in ("views", "glb"):
                 prompt[name]["inputs"]["cameras"] = ["set", 0]
+        for node, name in choose.sample(WIRED, choose.randrange(3)):
+            value = prompt[node]["inputs"][name]
+            prompt[f"wire {name}"] = {"class_type": "TestValue", "inputs": {"json": json.dumps(value)}}
+            prompt[node]["inputs"][name] = [f"wire {name}", 0]
         self.words = None
         if self.kind == "bad":
             spoil, self.words = choose.choice(list(BAD.values()))
             spoil(prompt)
-        wanted = choose.choice((["save rgb"], ["save rgb", "save glb"], []))
+        selection = {"min_confidence": 1.0, "keep_at_least": 0.0, "confirmed_by": 0, "max_points": 1000}
+        exported = {"geometry": ["depth", 0], "cameras": prompt["glb"]["inputs"]["cameras"], **selection}
+        exported |= {"format": "COLMAP", "format.binary": True, "filename_prefix": "soak/set"}
+        prompt["dataset"] = {"class_type": "GLDExportDataset", "inputs": exported}
+        wanted = choose.choice((["save rgb"], ["save rgb", "save glb"], ["dataset"], []))
         # The host leaves out a bad output and runs the good ones.
         self.prompt = only(prompt, "save rgb") if self.kind == "bad" else only(prompt, "save level0", *wanted)
 
@@ -150,22 +164,33 @@ def expected(server, core, host_noise):
     return compute
 
 
-def test_a_soak(server, graph, only, expected):
+def test_a_soak(server, start_server, tmp_path, graph, only, expected):
     images, _, cameras = render_scene(1, 5, 84, 56)
     write_scene(server.base / "input" / "hall", images, cameras)
     jobs = [Job(number, graph, only) for number in range(PROMPTS)]
     left = queue.SimpleQueue()
     for job in jobs:
         left.put(job)
-    memory, failures, clients = [], [], [server, second_client(server)]
+    # The second server reads and writes the same files.
+    folders = [part for kind in ("input", "output") for part in (f"--{kind}-directory", str(server.base / kind))]
+    other = start_server(tmp_path, None, "--cpu", *folders)
+    shutil.rmtree(other.base / "models")
+    (other.base / "models").symlink_to(server.base / "models")
+    memory, failures, clients = [], [], [server, second_client(server), other]
 
     def work(client):
         try:
             while True:
                 job = left.get_nowait()
                 job.client = client.client
+                if client is other:
+                    # The host's own nodes would write over each other's files.
+                    for node in job.prompt.values():
+                        if node["class_type"].startswith("Save"):
+                            node["inputs"]["filename_prefix"] += "_other"
                 job.run(client)
-                memory.append(server.rss() / 2**20)
+                if client is not other:
+                    memory.append(server.rss() / 2**20)
                 if len(memory) % 50 == 0:
                     print(f"{len(memory)} prompts in {time.time() - started:.0f} s, {memory[-1]:.0f} MiB", flush=True)
         except queue.Empty:
@@ -189,8 +214,11 @@ def test_a_soak(server, graph, only, expected):
     print(", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
     print(f"server memory after {early} prompts {memory[early]:.0f} MiB, after {PROMPTS} {memory[-1]:.0f} MiB")
 
-    waiting = server.get("/queue")
-    assert waiting == {"queue_running": [], "queue_pending": []}
+    for client in clients:
+        assert client.get("/queue") == {"queue_running": [], "queue_pending": []}
+    folders = sorted(path.name for path in (server.base / "output/soak").iterdir())
+    assert folders == [f"set_{number:05}" for number in range(1, len(folders) + 1)]
+    other.close()
     for number, job in enumerate(jobs):
         if job.kind == "bad":
             assert job.outcome in ("refused", "failed"), (number, job.outcome)
