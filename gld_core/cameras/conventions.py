@@ -29,8 +29,8 @@ FAR = 1000.0
 class Cameras:
     """V pinhole cameras: c2w (V, 4, 4), K (V, 3, 3) in pixels of height x width images.
 
-    Translations are relative to `origin`, (3,) float64 in the world, which is 0 unless `in_world` found the cameras
-    far away from it. `world_c2w` adds it again.
+    Translations are relative to `origin`, a point (3,) of the world in float64. It is 0 unless `in_world` was given
+    cameras that are far away from the world's origin. `world_c2w` adds it again.
     """
 
     c2w: Tensor
@@ -61,19 +61,19 @@ class Cameras:
 
     @property
     def w2c(self) -> Tensor:
-        """(V, 4, 4) world-to-camera, the world's origin being `origin`."""
+        """(V, 4, 4) world-to-camera. Translations of the world are relative to `origin`."""
         return torch.linalg.inv(self.c2w.double()).float()
 
     @property
     def world_c2w(self) -> Tensor:
-        """(V, 4, 4) float64 camera-to-world in the world that the cameras were given in."""
+        """(V, 4, 4) float64 camera-to-world with `origin` added: the poses as they were given."""
         out = self.c2w.double().clone()
         out[:, :3, 3] += self.origin
         return out
 
     @classmethod
     def in_world(cls, c2w: Tensor, K: Tensor, height: int, width: int) -> Cameras:
-        """Cameras of float64 c2w (V, 4, 4); those FAR from the world's origin are given one in their middle."""
+        """Cameras with float64 poses c2w (V, 4, 4). If they are FAR from 0, their mean becomes `origin`."""
         c2w = c2w.double().clone()
         middle = c2w[:, :3, 3].mean(dim=0)
         extent, away = (c2w[:, :3, 3] - middle).norm(dim=1).max(), middle.norm()
@@ -86,7 +86,7 @@ class Cameras:
         return cls(c2w, K, height, width, middle)
 
     def seen_from(self, origin: Tensor) -> Cameras:
-        """The same cameras relative to another `origin`, (3,) in the world."""
+        """The same cameras with another `origin`, a point (3,) of the world."""
         if torch.equal(self.origin, origin):
             return self
         c2w = self.world_c2w
@@ -94,9 +94,9 @@ class Cameras:
         return replace(self, c2w=c2w, origin=origin)
 
     def check(self, names: Sequence[str] | None = None) -> None:
-        """Raise ValueError, naming the view and the cure, unless every camera is one a network can be given.
+        """Raise ValueError, naming the view and the cure, unless a network can be given every camera.
 
-        names: of the views, for the message.
+        names: the names of the views, for the message.
         """
         if not (0 < self.width <= MAX_SIDE and 0 < self.height <= MAX_SIDE):
             raise ValueError(
@@ -111,7 +111,7 @@ class Cameras:
 
 
 def pose_problems(c2w: Tensor, names: Sequence[str]) -> list[str]:
-    """Of each of (V, 4, 4) poses: why no camera can have it, in a sentence with the view's name, or ""."""
+    """For each of (V, 4, 4) poses: a sentence that names the view and says why no camera can have this pose, or ""."""
     c2w = c2w.double()
     out = [""] * len(c2w)
     finite = torch.isfinite(c2w).flatten(1).all(dim=1)
@@ -136,8 +136,8 @@ def pose_problems(c2w: Tensor, names: Sequence[str]) -> list[str]:
 
 
 def lens_problems(K: Tensor, height: int, width: int, names: Sequence[str]) -> list[str]:
-    """Of each K (V, 3, 3): why no camera of height x width images can have it, in a sentence with the view's name, or
-    "".
+    """For each K (V, 3, 3): a sentence that names the view and says why no camera of height x width images can have
+    this K, or "".
     """
     K, out = K.double(), [""] * len(K)
     focal, middle = K[:, [0, 1], [0, 1]], K[:, :2, 2]
@@ -216,7 +216,7 @@ def check_scene(cameras: Cameras, sources: int, depth: float | None = None) -> N
 
 
 def in_one_point(c2w: Tensor) -> bool:
-    """Whether poses (V, 4, 4) differ in translation by rounding only: 1e-5 of their distance from the origin."""
+    """Whether the translations of poses (V, 4, 4) differ by rounding only, that is by 1e-5 of their length at most."""
     centres = c2w[:, :3, 3]
     return bool((centres - centres[-1]).abs().max() <= 1e-5 * centres.abs().max())
 
@@ -252,7 +252,7 @@ def encode_pose(pose: Tensor, K: Tensor, height: int, width: int) -> Tensor:
 
 
 def decode_pose(encoding: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """(V, 9) encoding -> pose (V, 4, 4) and K (V, 3, 3), principal point in the middle; tangents from 1e-6 up."""
+    """(V, 9) encoding -> pose (V, 4, 4) and K (V, 3, 3). The principal point is in the middle."""
     encoding = encoding.detach().cpu().double()
     pose = torch.eye(4, dtype=torch.float64).repeat(len(encoding), 1, 1)
     pose[:, :3, :3] = quaternion_to_rotation(encoding[:, 3:7])

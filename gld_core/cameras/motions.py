@@ -1,4 +1,4 @@
-"""Where to look: paths of target cameras, relative to the source cameras and to the scene's own depth.
+"""Paths of target cameras, relative to the source cameras and to the scene's own depth.
 
 Axes are OpenCV's (x right, y down, z forward). Distances are shares of the scene's depth, so that 0.3 means the same
 in every scene; angles are degrees. A path starts at one source, its base, and all it does is seen from there: "up" is
@@ -20,7 +20,7 @@ from .curves import EASES, Curve, pose
 
 
 class Stage(NamedTuple):
-    """The scene as the base camera sees it, float64: centre (3,), up (3,) of length 1, depth in the cameras' units."""
+    """The scene in the base camera's frame, float64: centre (3,), direction up (3,) of length 1, and depth."""
 
     centre: Tensor
     up: Tensor
@@ -28,7 +28,7 @@ class Stage(NamedTuple):
 
 
 def up_direction(cameras: Cameras) -> Tensor:
-    """(3,) float64: the mean up of the cameras, in the world; the first one's where they cancel out."""
+    """(3,) float64: the mean of the cameras' up directions in the world, or the first one's if they cancel out."""
     ups = -cameras.c2w[:, :3, 1].double()
     mean = ups.mean(dim=0)
     return mean / mean.norm() if mean.norm() > 0.1 else ups[0] / ups[0].norm()
@@ -98,7 +98,7 @@ def xyz(x: float, y: float, z: float) -> Tensor:
 
 
 def right_of(stage: Stage) -> Tensor:
-    """(3,) horizontal direction to the right; the camera's own where it looks straight up or down."""
+    """(3,) the horizontal direction to the right. A camera that looks straight up or down has its own x axis here."""
     right = torch.linalg.cross(xyz(0, 0, 1), stage.up)
     return right / right.norm() if right.norm() > 1e-3 else xyz(1, 0, 0)
 

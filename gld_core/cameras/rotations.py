@@ -1,4 +1,4 @@
-"""Rotations as quaternions and as matrices, by scipy."""
+"""Conversions between quaternions and rotation matrices. scipy does the computation."""
 
 import torch
 from scipy.spatial.transform import Rotation
@@ -6,15 +6,16 @@ from torch import Tensor
 
 
 def quaternion_to_rotation(q: Tensor) -> Tensor:
-    """(..., 4) xyzw, scalar last, of any length above 0 -> (..., 3, 3). ValueError where the length is 0."""
+    """(..., 4) xyzw, scalar last, of any length above 0 -> (..., 3, 3). Raises ValueError if the length is 0."""
     matrices = Rotation.from_quat(q.detach().cpu().double().reshape(-1, 4).numpy()).as_matrix()
     return torch.from_numpy(matrices).reshape(*q.shape[:-1], 3, 3).to(q)
 
 
 def rotation_to_quaternion(R: Tensor) -> Tensor:
-    """(..., 3, 3) -> (..., 4) unit xyzw with scalar part >= 0; of a matrix that is slightly off, the nearest rotation.
+    """(..., 3, 3) -> (..., 4) unit xyzw with scalar part >= 0. A matrix that is not exactly a rotation is replaced by
+    the nearest rotation.
 
-    Where the scalar part is 0 the largest part is positive, as in the released program.
+    If the scalar part is 0, the largest part is positive, as in the released program.
     """
     matrices = Rotation.from_matrix(R.detach().cpu().double().reshape(-1, 3, 3).numpy())
     q = torch.from_numpy(matrices.as_quat()).reshape(*R.shape[:-2], 4).to(R)

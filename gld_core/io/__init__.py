@@ -4,6 +4,7 @@ Whatever is read becomes `Cameras`: OpenCV camera-to-world, K in pixels with the
 (`images`). COLMAP, nerfstudio and RealEstate10K count pixels the same way (the centre of the first pixel is 0.5, 0.5),
 so their principal points are taken as they are. Files written here are read back to 1e-6 of the scene's extent.
 
-Every reader returns the cameras and a name for each, and raises ValueError, in a sentence that names file and view,
-for what a pinhole camera without skew cannot be, and for images of more than one size.
+`cameras.read_scene` recognises a file or folder and returns a `scenes.Scene`. Each format has a reader that returns
+a list of `scenes.View`. A reader raises ValueError, in one sentence that names the file, for a file that it cannot
+read. A single view that no pinhole camera without skew can have keeps its sentence in `View.problem`.
 """

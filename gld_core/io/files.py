@@ -1,4 +1,4 @@
-"""Writes files so that each appears whole or not at all; names of files."""
+"""Writing files so that each appears whole or not at all, and rules for their names."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from pathlib import Path
 
 
 def check_new(path: str | Path) -> None:
-    """Raise FileExistsError, with the cure, where there is something at `path`."""
+    """Raise FileExistsError, with the cure, if something exists at `path`."""
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists and is not written over; choose another name, or remove it first.")
 
 
 def plain_name(name: str) -> bool:
-    """Whether every system takes it as the name of a file."""
+    """Whether every operating system accepts this as the name of a file."""
     return (
         name.strip() not in ("", ".", "..")
         and not set(name) & set('/\\:*?"<>|')
@@ -25,7 +25,7 @@ def plain_name(name: str) -> bool:
 
 
 def check_names(names: Sequence[str], views: int) -> None:
-    """ValueError unless there is a name per view, each its own and a plain file name of up to 200 characters."""
+    """Raise ValueError unless every view has a name, all names differ, and each is a plain file name."""
     if len(names) != views:
         raise ValueError(f"There are {len(names)} names for {views} views; give one each.")
     for place, name in enumerate(names):
@@ -79,7 +79,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def natural_order(name: str) -> list[tuple[bool, int, str]]:
-    """Sort key under which frame_2 comes before frame_10."""
+    """Sort key that compares numbers in names as numbers, so that frame_2 comes before frame_10."""
     # Python converts no more than 4300 digits.
     return [
         (not part.isdecimal(), int(part[-4000:]) if part.isdecimal() else 0, part)

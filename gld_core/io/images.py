@@ -1,4 +1,4 @@
-"""Photographs: reading, and fitting to a size that GLD can encode, with the intrinsics following.
+"""Reading photographs, and resizing and cropping them, together with K, to a size that GLD can encode.
 
 Pixel convention, here and for every K of the project: image coordinates are continuous and start at the top-left
 *corner* of the image, so the centre of the pixel in column x and row y lies at (x + 0.5, y + 0.5) and an image whose
@@ -46,7 +46,7 @@ QUARTER_TURNS = (5, 6, 7, 8)
 
 
 class PictureSize(NamedTuple):
-    """Pixels of a picture as it is shown, and the EXIF orientation (1 to 8) that leads there from those stored."""
+    """Height and width of a picture as it is shown, and its EXIF orientation (1 to 8)."""
 
     height: int
     width: int
@@ -54,13 +54,13 @@ class PictureSize(NamedTuple):
 
     @property
     def stored(self) -> tuple[int, int]:
-        """Height and width without the orientation."""
+        """Height and width of the stored pixels, before the orientation is applied."""
         return (self.width, self.height) if self.orientation in QUARTER_TURNS else (self.height, self.width)
 
 
 @contextmanager
 def open_picture(path: str | Path) -> Iterator[Image.Image]:
-    """Pillow's image of a file, not decoded yet. ValueError or FileNotFoundError as `read_image` says."""
+    """Open a picture file with Pillow without decoding it. Raises the errors of `read_image`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, or no file; put the picture there.")
@@ -90,7 +90,7 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
 
 
 def picture_size(path: str | Path) -> PictureSize:
-    """From the head of a picture file, without decoding it. Raises as `read_image` does."""
+    """Read the size from the header of a picture file, without decoding it. Raises the errors of `read_image`."""
     with open_picture(path) as file:
         orientation = file.getexif().get(EXIF_ORIENTATION, 1)
         turned = orientation in QUARTER_TURNS
@@ -125,10 +125,10 @@ def read_image(path: str | Path) -> Tensor:
 
 
 def grey_range(grey: np.ndarray, mode: str) -> float:
-    """The value that is white in a grey picture of Pillow's mode I (32 bits), I;16 or F (float).
+    """The value of white in a grey picture of Pillow's mode I (32 bits), I;16 or F (float).
 
-    16 bits end at 65535. Wider ones say nothing of their range: the first of 1, 255, 65535 and 2^31 - 1 that holds all
-    values; floats up to 16 are light, of which white is 1.
+    With 16 bits it is 65535. Wider pictures do not say what their range is. Here it is the first of 255, 65535 and
+    2^31 - 1 that is not below any value. In a float picture whose values are at most 16, white is 1.
     """
     if mode.startswith("I;16"):
         return 65535.0
@@ -138,8 +138,9 @@ def grey_range(grey: np.ndarray, mode: str) -> float:
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB, led from the embedded profile's colours to sRGB. A profile that cannot be used counts as sRGB, as in
-    browsers."""
+    """Convert a picture from the colours of its embedded profile to sRGB, mode RGB. If the profile cannot be used, the
+    picture is taken as sRGB, as browsers do.
+    """
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))
@@ -164,7 +165,7 @@ def fitting_size(height: int, width: int, long_side: int = 504) -> tuple[int, in
 
 
 class Fit(NamedTuple):
-    """How a picture becomes one of height x width: resized to rows x columns, then cropped at top, left."""
+    """A resize to rows x columns, followed by a crop of height x width whose upper left corner is at (top, left)."""
 
     height: int
     width: int
@@ -182,7 +183,7 @@ class Fit(NamedTuple):
 
 
 def fit_camera(K: Tensor, H: int, W: int, height: int, width: int) -> tuple[Fit, Tensor]:
-    """K (3, 3) of a H x W picture -> how `fit` makes it one of height x width, and the K of the result.
+    """For a picture of H x W with K (3, 3): the resize and crop that make it height x width, and the K of the result.
 
     1. Resize by s = max(width/W, height/H), to (round(s*H), round(s*W)), the smallest size that covers the wanted one;
        the rows of K are multiplied by the exact ratios of the sizes.

@@ -1,4 +1,4 @@
-"""Finds the photographs that a camera file names, wherever the folder came from."""
+"""Finding the photographs that a camera file names, also if the folder was moved or made on another machine."""
 
 import os
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Scenes: photographs and their cameras, as a folder or a file has them. Pictures are read when they are asked for.
+"""Scenes: photographs and their cameras, read from a folder or a file. Pictures are decoded only when asked for.
 
 Views are counted from 0 in natural order of their names (frame_2 before frame_10), whatever the format, and belong to
 pictures by name.
@@ -47,8 +47,9 @@ class View:
 
 @dataclass(frozen=True)
 class Given:
-    """What is said beside a file: size of the images where the file has none, horizontal field of view in degrees where
-    it has no lens, and whether lens distortion is to be ignored."""
+    """What the user says in addition to a file. size: of the images, if the file does not say it. fov: the horizontal
+    field of view in degrees, if the file has no lens. ignore_distortion: take lenses as if they had no distortion.
+    """
 
     size: Size | None = None
     fov: float | None = None
@@ -96,7 +97,7 @@ class Scene:
         self.note_problems()
 
     def note_problems(self) -> None:
-        """Find the views that no camera can have, without opening a picture."""
+        """Find the views whose pose or K no camera can have, without opening a picture."""
         posed = [view for view in self.views if view.c2w is not None and not view.problem]
         poses = np.stack([view.c2w for view in posed if view.c2w is not None]) if posed else np.zeros((0, 4, 4))
         fine: set[tuple[int, Size]] = set()
@@ -155,7 +156,7 @@ class Scene:
         return [number for number, view in enumerate(self.views) if view.c2w is not None and not view.problem]
 
     def left_out(self) -> str:
-        """A sentence about the views that cannot be used, empty where all can."""
+        """A sentence about the views that cannot be used, or "" if all can."""
         problems = [view.problem for view in self.views if view.problem]
         return f"{len(problems)} of {len(self)} views are left out: {problems[0]}" if problems else ""
 
@@ -185,7 +186,7 @@ class Scene:
         return chosen, wanted
 
     def spread(self, sources: int) -> list[int]:
-        """As many views, evenly over those that have a picture, so that a target is left."""
+        """This many views, spread evenly over those that have a picture. At least one view stays free as a target."""
         usable = self.usable
         shown = [number for number in usable if self.views[number].picture is not None]
         if usable and not shown:
@@ -354,7 +355,7 @@ class Scene:
 
 
 def scene_of(cameras: Cameras, names: Sequence[str], source: str, long_side: int | None) -> Scene:
-    """Cameras that are there already, as a scene without pictures, in their order."""
+    """A scene without pictures, made of cameras that exist already."""
     size = (cameras.height, cameras.width)
     poses, intrinsics = cameras.world_c2w.numpy(), cameras.K.double().numpy()
     views = [View(name, c2w, pixels(K), size) for name, c2w, K in zip(names, poses, intrinsics, strict=True)]
@@ -362,7 +363,7 @@ def scene_of(cameras: Cameras, names: Sequence[str], source: str, long_side: int
 
 
 def same_shape(a: Size, b: Size) -> bool:
-    """Whether one size is the other times a plain factor, but for rounding to whole pixels."""
+    """Whether two sizes have the same aspect ratio, within the rounding to whole pixels."""
     across, down = b[1] / a[1], b[0] / a[0]
     return abs(across / down - 1) <= 1 / min(a[1], b[1]) + 1 / min(a[0], b[0])
 
