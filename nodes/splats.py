@@ -1,14 +1,13 @@
 """Geometry to Gaussian splats, ComfyUI's SPLAT."""
 
 import comfy.model_management
-import torch
 from comfy_api.latest import Types, io
 from PIL import Image
 
 from ..gld_core.cameras.conventions import OPENGL
-from ..gld_core.export.datasets import masks
 from ..gld_core.export.ply import SH0
-from ..gld_core.geometry.splats import GENERATED, Splats, make_splats, refine, render, transformed
+from ..gld_core.export.scenes import scene_splats
+from ..gld_core.geometry.splats import Splats, render, transformed
 from ..gld_core.io.comfyui import preview_world
 from ..gld_core.io.images import to_bytes
 from . import host
@@ -62,21 +61,15 @@ class GLDMakeSplats(io.ComfyNode):
     def execute(cls, geometry, cameras, min_confidence, keep_at_least, confirmed_by, max_splats, steps):
         maps = with_photographs(selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by), geometry)
         sources = geometry.get("gld_sources", 0)
-        splats = make_splats(maps, sources, max_splats, host.progress_bar())
-        if steps:
-            weights = masks(maps, sources)
-            weights[sources:] *= GENERATED if sources else 1
-            bar, device = host.picture_bar(), comfy.model_management.get_torch_device()
+        bar, device = host.picture_bar(), comfy.model_management.get_torch_device()
 
-            def shown(done: int, total: int, now: Splats) -> None:
-                picture = None
-                if done % SHOWN == 0:
-                    picture = Image.fromarray(to_bytes(render(now, maps.cameras[0])[0]))
-                bar(done, total, picture)
+        def shown(done: int, total: int, now: Splats) -> None:
+            picture = None
+            if done % SHOWN == 0:
+                picture = Image.fromarray(to_bytes(render(now, maps.cameras[0])[0]))
+            bar(done, total, picture)
 
-            device = comfy.model_management.get_torch_device()
-            pictures = torch.stack([maps.picture(view) for view in range(len(maps))])
-            splats = refine(splats, pictures, maps.cameras, weights, steps, device=device, callback=shown)
+        splats = scene_splats(maps, sources, max_splats, steps, host.progress_bar(), device, shown)
         host.say(f"{len(splats)} splats", cls.hidden.unique_id)
         return io.NodeOutput(host_splats(transformed(splats, OPENGL @ preview_world(maps.cameras))))
 

@@ -14,11 +14,12 @@ from ..cameras import Cameras
 from ..geometry.depth_maps import PosedDepth, agreement, confidence_threshold, usable
 from ..geometry.mesh import Mesh, atlas, fuse_mesh, view_meshes
 from ..geometry.points import PointCloud, even_subset, fuse_points, go_on, point_cloud
+from ..geometry.splats import GENERATED, Splats, make_splats, refine, transformed
 from ..io.files import atomic
 from ..io.images import to_bytes
-from .datasets import write_colmap_dataset, write_nerfstudio_dataset
+from .datasets import masks, write_colmap_dataset, write_nerfstudio_dataset
 from .gltf import Lines, camera_frusta, gltf_transform, scene_diagonal, write_glb
-from .ply import ply_bytes
+from .ply import ply_bytes, splat_ply_bytes
 
 Progress = Callable[[int, int], None]
 KINDS = ("released points", "points", "mesh", "textured mesh")
@@ -118,6 +119,27 @@ def scene_ply(maps: PosedDepth, cloud: PointCloud, axes: str) -> bytes:
     return ply_bytes(xyz, cloud.rgb, normals)
 
 
+def scene_splats(
+    maps: PosedDepth,
+    sources: int,
+    maximum: int,
+    steps: int,
+    progress: Progress | None = None,
+    device: torch.device | str = "cpu",
+    callback: Callable[[int, int, Splats], None] | None = None,
+) -> Splats:
+    """Splats in the cameras' world, fitted in `steps` to the pictures, of which the first `sources` are photographs and
+    count more. callback(step, steps, splats so far).
+    """
+    splats = make_splats(maps, sources, maximum, progress)
+    if not steps:
+        return splats
+    weights = masks(maps, sources)
+    weights[sources:] *= GENERATED if sources else 1
+    pictures = torch.stack([maps.picture(view) for view in range(len(maps))])
+    return refine(splats, pictures, maps.cameras, weights, steps, device=device, callback=callback)
+
+
 def write_video(path: str | Path, images: Tensor, fps: int) -> None:
     """(V, 3, H, W) images in [0, 1] -> an H.264 .mp4. Width and height are cut to even numbers, which H.264 needs.
     ValueError where the package av is not installed.
@@ -189,11 +211,19 @@ def export_video(folder: Path, scene: Decoded, job: Any) -> None:
     write_video(folder / "views.mp4", scene.rgb[scene.sources :], job.fps)
 
 
+def export_splats(folder: Path, scene: Decoded, job: Any) -> None:
+    maps = with_photographs(scene.maps(job), scene.photographs)
+    splats = scene_splats(maps, scene.sources, job.max_points, job.splat_steps)
+    with atomic(folder / "splats.ply") as temporary:
+        temporary.write_bytes(splat_ply_bytes(transformed(splats, maps.cameras.w2c[0].double())))
+
+
 # What a job's `export` may name; each writes into the scene's folder.
 EXPORTS: dict[str, Callable[[Path, Decoded, Any], None]] = {
     "glb": export_glb,
     "ply": export_ply,
     "colmap": export_colmap,
     "nerfstudio": export_nerfstudio,
+    "splats": export_splats,
     "video": export_video,
 }

@@ -102,6 +102,7 @@ class Job:
     keep_at_least: float = setting(0.0, "float", "exports: percentage of points kept at any confidence", 0, 100)
     confirmed_by: int = setting(0, "int", "exports: number of other views that have to see a point at its depth", 0, 16)
     max_points: int = setting(500_000, "int", "exports: maximum number of points or vertices", 1000, 20_000_000)
+    splat_steps: int = setting(200, "int", "steps in which the export splats is fitted to the pictures", 0, 10_000)
     voxel: float = setting(0.0, "float", "exports: voxel size in the cameras' unit; 0: as fine as the pixels", 0, 1000)
     show_cameras: bool = setting(False, "bool", "draw the cameras into the export glb")
 

@@ -34,6 +34,8 @@ from .results import (
 Say = Callable[[str], None]
 # What makes a scene fail and lets the others go on.
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError)
+# Seconds between two writings of the table: of ten thousand scenes it has a megabyte.
+TABLE_EVERY = 10
 DONE, BEFORE, FAILED = "done", "finished before", "failed"
 
 
@@ -190,7 +192,7 @@ def run_many(
     out.mkdir(parents=True, exist_ok=True)
     remove_abandoned(out)
     left, outcomes = sort_out(work, weights, overwrite, say)
-    began = time.monotonic()
+    began = told = time.monotonic()
     if left:
         made = ray.work_through(left, models, weights) if ray else work_through(left, models.load(), weights, progress)
         for outcome in made:
@@ -198,7 +200,9 @@ def run_many(
             finished = sum(one.state != BEFORE for one in outcomes)
             text = outcome.text if outcome.state == FAILED else f"{outcome.seconds:.1f} s"
             say(f"{finished} of {len(left)}: {outcome.name} {outcome.state}, {text}")
-            write_table(out, order(outcomes, work))
+            if time.monotonic() - told > TABLE_EVERY:
+                write_table(out, order(outcomes, work))
+                told = time.monotonic()
     outcomes = order(outcomes, work)
     write_table(out, outcomes)
     failed = sum(outcome.state == FAILED for outcome in outcomes)

@@ -140,9 +140,9 @@ def test_a_posed_scene_gives_what_the_stages_give(rooms, gld):
 
 
 def test_the_command_line_and_the_library_give_the_same_files(rooms, gld, tmp_path):
-    exports = "glb,ply,colmap,nerfstudio,video"
-    gld_core.run(str(rooms / "room_0"), tmp_path / "a", gld=gld, export=exports, **QUICK)
-    options = ["--size", "84", "--steps", "1", "--device", "cpu", "--export", exports]
+    exports = "glb,ply,colmap,nerfstudio,splats,video"
+    gld_core.run(str(rooms / "room_0"), tmp_path / "a", gld=gld, export=exports, splat_steps=2, **QUICK)
+    options = ["--size", "84", "--steps", "1", "--device", "cpu", "--export", exports, "--splat-steps", "2"]
     assert main(["views", str(rooms / "room_0"), "--models", str(NANO), "--out", str(tmp_path / "b"), *options]) == 0
     names = files_of(tmp_path / "a")
     assert names.keys() == files_of(tmp_path / "b").keys()
