@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Sets up everything the demo and the tests need, then runs them.
 
+    python3 tests/bootstrap.py setup    what the others do first, alone
     python3 tests/bootstrap.py demo [--open]
     python3 tests/bootstrap.py check [arguments for pytest]   lint, types, the core's fast tests: about a minute
     python3 tests/bootstrap.py test [arguments for pytest]    everything
@@ -133,13 +134,15 @@ def get_frontend():
 
 
 def main():
-    if sys.version_info < (3, 10) or len(sys.argv) < 2 or sys.argv[1] not in ("demo", "check", "test"):
+    if sys.version_info < (3, 10) or len(sys.argv) < 2 or sys.argv[1] not in ("setup", "demo", "check", "test"):
         sys.exit(
-            "usage (Python 3.10 or newer): python3 tests/bootstrap.py demo [--open] | check | test [pytest arguments]"
+            "usage (Python 3.10 or newer): tests/bootstrap.py setup | demo [--open] | check | test [pytest arguments]"
         )
     create_venv()
     comfyui = get_comfyui()
     install(comfyui)
+    if sys.argv[1] == "setup":
+        return
     if sys.argv[1] == "demo":
         # Ctrl-C is the demo's, which stops its server first.
         signal.signal(signal.SIGINT, lambda *_: None)

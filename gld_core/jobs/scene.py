@@ -31,8 +31,8 @@ from ..pipeline import GLD, load
 from .description import DEFAULT_MOTION, Job
 from .results import check_free, result_folder, write_result
 
-# The models were trained on one to four sources.
-MOST_PHOTOGRAPHS = 4
+# The models were trained on up to eight views, of which one to four are sources.
+WINDOW, MOST_PHOTOGRAPHS = 8, 4
 
 
 def comfyui_noise(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -159,10 +159,11 @@ def make(job: Job, given: Given, gld: GLD, progress: Callable[[str], Callback | 
     cameras, names = place_targets(job, given, gld)
     N, V = len(given.photographs), len(cameras)
     views = gld.encode_views(given.photographs, cameras)
-    if job.window >= V:
+    window = job.window or max(WINDOW, N + job.overlap + 1)
+    if window >= V:
         plan = [windows.Window(list(range(V)), list(range(V)))]
     else:
-        plan = windows.split_into_windows(N, V, job.window, job.overlap, job.closed)
+        plan = windows.split_into_windows(N, V, window, job.overlap, job.closed)
     sampling = Sampling(
         job.steps, job.cfg, job.shift, job.seed, comfyui_noise(views.latent_shape, job.seed),
         solver=FAST if job.fast else RELEASED,

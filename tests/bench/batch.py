@@ -1,9 +1,8 @@
 """Scenes an hour, and whether all ways give the same files: one process a scene, the command line, Python, Ray.
 
-python tests/bench/batch.py [--scenes 100] [--alone 8] [--workers 2] [--skip-ray]
+python tests/bench/batch.py [--scenes 100] [--alone 8] [--workers 2] [--size 126] [--steps 4]
 
-Renders the rooms first. Every way runs nano on the CPU with one thread a process: 126x70, two sources, four targets, 4
-steps. Prints a table, and the mean seconds of reading, computing and writing a scene, which cluster.py takes.
+Renders the rooms first. Every way runs nano on the CPU with one thread a process: two sources, four targets. Prints a table, and the mean seconds of reading, computing and writing a scene, which cluster.py takes.
 """
 
 import argparse
@@ -28,14 +27,24 @@ from gld_core.jobs.results import RESULT, files_of  # noqa: E402
 from gld_core.synthetic.render import render_scene  # noqa: E402
 
 torch.set_num_threads(1)
-SETTINGS = {"size": 126, "steps": 4}
-OPTIONS = ["--models", str(NANO), "--size", "126", "--steps", "4", "--device", "cpu"]
 
 
-def views(*arguments: str) -> float:
+def views(settings: dict[str, int], *arguments: str) -> float:
     """Seconds of the command in a process of its own."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "gld_core", "views", *arguments, *OPTIONS]
+    options = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    command = [
+        sys.executable,
+        "-m",
+        "gld_core",
+        "views",
+        *arguments,
+        "--models",
+        str(NANO),
+        "--device",
+        "cpu",
+        *options,
+    ]
     subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
     return time.monotonic() - started
 
@@ -48,12 +57,12 @@ def equal(a: Path, b: Path, names: list[str]) -> bool:
     return True
 
 
-def stages(rooms: list[Path], folder: Path) -> list[float]:
+def stages(rooms: list[Path], folder: Path, settings: dict[str, int]) -> list[float]:
     """Mean seconds of reading, computing and writing a scene."""
     gld = gld_core.load(NANO, keep=True)
     spent = [0.0, 0.0, 0.0]
     for room in rooms:
-        job = Job(str(room), **SETTINGS)
+        job = Job(str(room), size=settings["size"], steps=settings["steps"])
         times = [time.monotonic()]
         given = scene.read(job)
         times.append(time.monotonic())
@@ -70,8 +79,10 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=100)
     parser.add_argument("--alone", type=int, default=8, help="scenes that get a process each")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--skip-ray", action="store_true")
+    parser.add_argument("--size", type=int, default=126, help="pixels of the long side")
+    parser.add_argument("--steps", type=int, default=4)
     args = parser.parse_args()
+    settings = {"size": args.size, "steps": args.steps}
     with tempfile.TemporaryDirectory() as scratch:
         top = Path(scratch)
         rooms = [top / "rooms" / f"room_{seed:03}" for seed in range(args.scenes)]
@@ -81,28 +92,26 @@ def main() -> None:
         names = [room.name for room in rooms]
         rates: dict[str, float] = {}
 
-        alone = sum(views(str(room), "--out", str(top / "alone" / room.name)) for room in rooms[: args.alone])
+        alone = sum(views(settings, str(room), "--out", str(top / "alone" / room.name)) for room in rooms[: args.alone])
         rates["one process a scene"] = 3600 * args.alone / alone
         print(f"one process a scene: {rates['one process a scene']:.0f} an hour", flush=True)
-        rates["command line"] = 3600 * len(rooms) / views(str(top / "rooms"), "--out", str(top / "line"))
+        rates["command line"] = 3600 * len(rooms) / views(settings, str(top / "rooms"), "--out", str(top / "line"))
         print(f"command line: {rates['command line']:.0f} an hour", flush=True)
         print("the same files as one process a scene:", equal(top / "alone", top / "line", names[: args.alone]))
 
         started = time.monotonic()
         gld = gld_core.load(NANO, keep=True)
         for room in rooms:
-            gld_core.run(str(room), top / "library" / room.name, gld=gld, **SETTINGS)
+            gld_core.run(str(room), top / "library" / room.name, gld=gld, **settings)
         rates["gld_core.run, no threads"] = 3600 * len(rooms) / (time.monotonic() - started)
         print("the same files from Python:", equal(top / "line", top / "library", names), flush=True)
 
-        if not args.skip_ray:
-            options = ("--ray", "--workers", str(args.workers))
-            rates[f"Ray, {args.workers} workers"] = (
-                3600 * len(rooms) / views(str(top / "rooms"), "--out", str(top / "ray"), *options)
-            )
-            print("the same files with Ray:", equal(top / "line", top / "ray", names), flush=True)
+        options = ("--ray", "--workers", str(args.workers))
+        spent = views(settings, str(top / "rooms"), "--out", str(top / "ray"), *options)
+        rates[f"Ray, {args.workers} workers"] = 3600 * len(rooms) / spent
+        print("the same files with Ray:", equal(top / "line", top / "ray", names), flush=True)
 
-        read, compute, write = stages(rooms[:10], top / "stages")
+        read, compute, write = stages(rooms[:10], top / "stages", settings)
         print(f"seconds a scene: read {read:.3f}, compute {compute:.3f}, write {write:.3f}\n")
         print("| way | scenes an hour | |\n|---|--:|--:|")
         for way, rate in rates.items():
