@@ -2,7 +2,8 @@
 
 python tests/bench/batch.py [--scenes 100] [--alone 8] [--workers 2] [--size 126] [--steps 4]
 
-Renders the rooms first. Every way runs nano on the CPU with one thread a process: two sources, four targets. Prints a table, and the mean seconds of reading, computing and writing a scene, which cluster.py takes.
+Renders the rooms first. Every way runs nano on the CPU with one thread a process: two sources, four targets. Prints a
+table, and the mean seconds of reading, computing and writing a scene, which cluster.py takes.
 """
 
 import argparse
