@@ -45,3 +45,12 @@ def test_links_between_pages_lead_somewhere():
             path = (page.parent / target).resolve() if target else page
             assert path.exists(), f"{name} links to {target}"
             assert not anchor or anchor in anchors(path), f"{name}: {target or name} has no heading {anchor}"
+
+
+def test_the_walk_through_the_code_names_what_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py):(\w+)`", text)
+    assert len(named) > 30
+    for path, name in named:
+        code = (ROOT / "gld_core" / path).read_text(encoding="utf-8")
+        assert re.search(rf"^\s*(?:def|class) {name}\b|^{name}\b.*=", code, re.MULTILINE), f"{path} has no {name}"
