@@ -45,3 +45,27 @@ def test_the_oldest_comfyui_is_the_one_that_is_tested(server):
 def test_the_changelog_has_the_version():
     version = re.search(r'^version = "([\d.]+)"$', PROJECT, re.MULTILINE)[1]
     assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_published_archive_has_what_a_user_needs_and_nothing_else(tmp_path):
+    """By .comfyignore alone, for it may be packed outside git, where caches and the environment lie beside the code."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    beside = [
+        ".venv/bin/python",
+        ".cache/comfyui/main.py",
+        "nodes/__pycache__/load.pyc",
+        ".pytest_cache/v",
+        ".git/HEAD",
+    ]
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    command = ["git", "-c", f"core.excludesFile={ROOT / '.comfyignore'}", "check-ignore", "--no-index", "--stdin"]
+    paths = [path for path in listed if path] + beside
+    ignored = subprocess.run(command, cwd=tmp_path, input="\n".join(paths), capture_output=True, text=True).stdout
+    packed = set(paths) - set(ignored.split("\n"))
+    folders = {path.split("/")[0] for path in packed if "/" in path}
+    assert folders == {"gld_core", "locales", "nodes", "subgraphs", "web", "workflows"}
+    files = {path for path in packed if "/" not in path}
+    assert files == {"CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "pyproject.toml", "requirements.txt"}
+    assert not [path for path in packed if path.endswith((".log", ".pyc"))]
