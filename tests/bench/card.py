@@ -145,12 +145,15 @@ def main() -> None:
     args = parser.parse_args()
     gld = gld_core.load(args.models, keep=True)
     table = Table()
-    for number in range(args.rooms):
-        case = render_case(FIRST_SEED + number, SOURCES, TARGETS)
-        measure(gld, case, table, number < args.long)
-        print(f"room {number + 1} of {args.rooms}", file=sys.stderr, flush=True)
     for folder in sorted(args.photographs.iterdir()) if args.photographs else ():
         measure_photographs(gld, folder, table)
+    try:
+        for number in range(args.rooms):
+            case = render_case(FIRST_SEED + number, SOURCES, TARGETS)
+            measure(gld, case, table, number < args.long)
+            print(f"room {number + 1} of {args.rooms}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("Interrupted: the table is of the rooms that were finished.", file=sys.stderr)
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "gld_core", "demo", "--models", str(args.models), "--out", f"{out}/demo"]
         began = time.monotonic()
