@@ -34,6 +34,17 @@ function asPath(value) {
   }
 }
 
+/**
+ * Vue nodes keep the element of a removed node where another of its number comes at once, as with the page's own undo:
+ * the new one takes its place.
+ */
+function takePlace(host, node, tries = 20) {
+  if (host.isConnected || !tries) return
+  const left = [...document.querySelectorAll(".gld-host[data-left]")].find(old => old.dataset.left === String(node.id))
+  if (left) left.replaceWith(host)
+  else setTimeout(() => takePlace(host, node, tries - 1), 150)
+}
+
 function pathWidget(node, name, [, options]) {
   const host = Object.assign(document.createElement("div"), { className: "gld-host" })
   const empty = options?.default ?? { version: 1, keys: [] }
@@ -85,11 +96,13 @@ function pathWidget(node, name, [, options]) {
     if (file) show(file)
   }
 
-  const sight = new IntersectionObserver(([entry]) => {
-    if (entry.isIntersecting) opening ??= open()
-    editor?.setShown(entry.isIntersecting)
+  const sight = new IntersectionObserver(entries => {
+    const { isIntersecting } = entries.at(-1)
+    if (isIntersecting) opening ??= open()
+    editor?.setShown(isIntersecting)
   })
   sight.observe(host)
+  setTimeout(() => takePlace(host, node))
 
   const told = ({ detail }) => isNode(detail.node, node) && show(detail.scene)
   api.addEventListener("gld.scene", told)
@@ -100,6 +113,7 @@ function pathWidget(node, name, [, options]) {
   }
   node.onRemoved = function () {
     onRemoved?.apply(this, arguments)
+    host.dataset.left = String(node.id)
     sight.disconnect()
     api.removeEventListener("gld.scene", told)
     // Not before the editor is there.

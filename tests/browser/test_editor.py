@@ -197,6 +197,8 @@ def test_a_path_is_placed_by_hand_saved_opened_again_and_run(request, open_page,
     assert server.run(prompt).error is None
     assert torch.equal(newest_file(server).c2w, found.c2w)
     assert errors == []
+    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    page.wait_for_timeout(500)
     page.close()
 
 
@@ -409,6 +411,27 @@ def test_what_is_no_path_stays_as_it_is_for_the_server_to_refuse(page):
     assert page.evaluate(PATH) == "{broken" and page.locator(".gld-keys-list .gld-none").count() == 1
 
 
+def test_the_pages_own_undo_leaves_the_editor_in_its_node(open_page):
+    """With Vue nodes too, which keep the element of the node that undo has taken away."""
+    page = open_page()
+    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    page.evaluate("data => app.loadGraphData(data)", small_template(2))
+    page.locator(".gld-editor").wait_for(timeout=60_000)
+    tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+    page.evaluate(f"() => {{ app.graph.nodes[0].pos = [-90, 10]; {tracker}.captureCanvasState() }}")
+    page.evaluate(f"() => {tracker}.undo()")
+    page.wait_for_function(
+        """() => {
+            const node = app.graph.nodes.find(node => node.type === 'GLDPlaceCameras')
+            const { element } = node.widgets.find(widget => widget.name === 'path')
+            return element.isConnected && element.editor
+        }""",
+        timeout=30_000,
+    )
+    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    page.close()
+
+
 def test_the_editor_speaks_the_users_language(open_page):
     texts = json.loads((ROOT / "locales/ja/main.json").read_text(encoding="utf-8"))["gldEditor"]
     page = open_page(locale="ja-JP")
@@ -473,6 +496,6 @@ def test_fifty_runs_leave_the_page_no_larger(open_page, server):
             print(f"after {run} runs: {sizes[-1][0]:.1f} MiB, {sizes[-1][1]}")
     # A room may have a source with single points beside its surface, or not.
     assert sizes[2][1]["geometries"] <= sizes[1][1]["geometries"] + 4
-    assert sizes[2][1]["textures"] == sizes[1][1]["textures"]
+    assert sizes[2][1]["textures"] <= sizes[1][1]["textures"]
     assert sizes[2][0] - sizes[1][0] < 4
     page.close()
