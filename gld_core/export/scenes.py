@@ -176,7 +176,7 @@ class Decoded:
 
     def maps(self, job: Any) -> PosedDepth:
         return select(
-            self.depth, self.confidence, self.rgb, self.cameras,
+            self.depth, self.confidence, torch.cat([self.photographs, self.rgb[self.sources :]]), self.cameras,
             job.min_confidence, job.keep_at_least, job.confirmed_by,
         )  # fmt: skip
 
@@ -194,14 +194,14 @@ def export_ply(folder: Path, scene: Decoded, job: Any) -> None:
 
 
 def export_colmap(folder: Path, scene: Decoded, job: Any) -> None:
-    maps = with_photographs(scene.maps(job), scene.photographs)
+    maps = scene.maps(job)
     write_colmap_dataset(
         folder / "colmap", scene.names, maps, fuse_points(maps, job.max_points), photographs=scene.sources
     )
 
 
 def export_nerfstudio(folder: Path, scene: Decoded, job: Any) -> None:
-    maps = with_photographs(scene.maps(job), scene.photographs)
+    maps = scene.maps(job)
     write_nerfstudio_dataset(
         folder / "nerfstudio", scene.names, maps, fuse_points(maps, job.max_points), photographs=scene.sources
     )
@@ -212,7 +212,7 @@ def export_video(folder: Path, scene: Decoded, job: Any) -> None:
 
 
 def export_splats(folder: Path, scene: Decoded, job: Any) -> None:
-    maps = with_photographs(scene.maps(job), scene.photographs)
+    maps = scene.maps(job)
     splats = scene_splats(maps, scene.sources, job.max_points, job.splat_steps)
     with atomic(folder / "splats.ply") as temporary:
         temporary.write_bytes(splat_ply_bytes(transformed(splats, maps.cameras.w2c[0].double())))
