@@ -49,7 +49,7 @@ BAD = {
     "views backwards": (lambda p: p["scene"]["inputs"].update(targets="4-2"), "give view numbers such as"),
     "no view numbers": (lambda p: p["scene"]["inputs"].update(sources="²"), "give view numbers such as"),
     "no such model": (lambda p: p["model1"]["inputs"].update(model_name="../a.pt"), "is not in models/gld"),
-    "no steps": (lambda p: p["level1"]["inputs"].update(steps=0), "smaller than min"),
+    "no steps": (lambda p: p["level1"]["inputs"].update(steps=-1), "smaller than min"),
     "one window too small": (
         lambda p: (p["scene"]["inputs"].update(targets="2, 3"), p["level1"]["inputs"].update(window=2)),
         "no room for a new target",
