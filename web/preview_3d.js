@@ -7,7 +7,9 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== "GLDExportGLB") return
     const container = document.createElement("div")
-    const widget = node.addDOMWidget("preview", "gld_preview_3d", container, { serialize: false, getMinHeight: () => 280 })
+    // The viewer fills the nearest positioned element, which in Vue nodes would be the whole node.
+    container.style = "position: relative; width: 100%; height: 100%; min-height: 280px; overflow: hidden"
+    const widget = node.addDOMWidget("preview", "gld_preview_3d", container, { serialize: false, hideOnZoom: false, getMinHeight: () => 280 })
     widget.serialize = false
     node.setSize([Math.max(node.size[0], 360), Math.max(node.size[1], node.computeSize()[1])])
 
