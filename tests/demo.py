@@ -1,5 +1,5 @@
 """The main job in a real ComfyUI, as `tests/bootstrap.py demo [--open]` runs it: two photographs of a rendered room in,
-six views, their depth and a GLB out, by the workflow "gld_nano_room" and the small model that comes with the plugin.
+six views, their depth and a GLB out, by the workflow "GLD posed scene to new views" and the plugin's small model.
 
 With --open the server stays until Ctrl-C. Its folder (models, saved workflows) is .cache/demo; results are in demo-out.
 """
@@ -19,13 +19,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import Server, link  # noqa: E402
 
+from gld_core.checkpoints import NANO_SIZE  # noqa: E402
 from gld_core.export.pictures import contact_sheet  # noqa: E402
 from gld_core.io.cameras import read_scene  # noqa: E402
 from gld_core.io.images import read_image, write_png  # noqa: E402
 from gld_core.io.scenes import choose_views  # noqa: E402
 
 BASE, OUT = ROOT / ".cache" / "demo", ROOT / "demo-out"
-WORKFLOW = "gld_nano_room"
+WORKFLOW = "GLD posed scene to new views"
 
 
 def say(text: str) -> None:
@@ -90,7 +91,7 @@ def collect(files: dict[str, list[Path]], prompt: dict) -> None:
     """Give what was saved its place in demo-out, and put it on one sheet beside the true pictures."""
     inputs = next(node["inputs"] for node in prompt.values() if node["class_type"] == "GLDLoadScene")
     folder = ROOT / "workflows" / "inputs" / inputs["scene"].removeprefix("sample: ")
-    scene = read_scene(folder, inputs["long_side"])
+    scene = read_scene(folder, inputs["long_side"] or NANO_SIZE)
     sources, targets = choose_views(len(scene), [int(view) for view in inputs["sources"].split(",")])
     kinds = {view: "source" if view in sources else "target" for view in sorted(sources + targets)}
     written = {}
@@ -123,7 +124,7 @@ def run(server: Server, began: float) -> None:
     collect(saved(history, prompt), prompt)
     say(f"done in {time.monotonic() - began:.0f} s")
     if "--open" in sys.argv:
-        say(f"ComfyUI is at {server.url}/?template={WORKFLOW}&source=gld until you press Ctrl-C")
+        say(f"ComfyUI is at {server.url} until you press Ctrl-C; the workflow is under Templates, gld, {WORKFLOW}")
         server.process.wait()
 
 

@@ -8,12 +8,13 @@
 
 workflows: loads each workflow into the real page and takes its widgets, sockets and API form from there. Needs Chromium
 (CHROMIUM names its executable). The graph's layout, notes and groups stay.
-pictures: runs each workflow in the real page with the small model, and takes the picture that Templates shows.
+pictures: runs each workflow with the small model, and makes the picture that Templates shows of what goes in and out.
 pages: the tables of inputs and outputs in the help pages, which say what the tooltips say.
 english: tests/host/english.json, the English that the translations in locales/ are of.
 """
 
 import json
+import shutil
 import sys
 import tempfile
 from io import BytesIO
@@ -23,14 +24,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/browser"), str(ROOT / "tests/host")]
 
 from conftest import Server, make_base, open_pages  # noqa: E402
-from PIL import Image  # noqa: E402
+from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 from test_texts import ENGLISH, TABLE, english_texts, help_tables  # noqa: E402
-from test_workflows import WORKFLOWS, load, run_small  # noqa: E402
+from test_workflows import WORKFLOWS, load  # noqa: E402
 
 from gld_core.synthetic.random_models import write_random_models  # noqa: E402
 
-# A picture shows one frame of the video: few steps do. nano takes one photograph, so this one has random weights.
-PICTURED = {"gld_walkthrough": {"steps": 4, "backbone": "da3"}}
+# What nano cannot do, and random weights only show noise of: the picture is of the wiring and says so.
+NOT_RUN = {"GLD photographs to scene": "This template needs da3 (7.3 GB). It has not been run for this picture."}
 # Moves the graph below the page's own bars; how wide and high it is there, at most as wide and high as is given.
 FIT = """([width, height]) => {
     const boxes = app.graph.nodes.map(node => node.getBounding())
@@ -63,22 +64,75 @@ def workflows(server: Server, names: list[str]) -> None:
 
 
 def pictures(server: Server, names: list[str]) -> None:
+    photographs = server.base / "input" / "photographs"
+    photographs.mkdir()
+    for name in ("room_1.jpg", "room_2.jpg"):
+        shutil.copy(WORKFLOWS / "inputs/room" / name, photographs)
+    Image.open(WORKFLOWS / "inputs/room/room_2.jpg").save(server.base / "input" / "example.png")
+    for name in names:
+        picture = wiring(server, name) if name in NOT_RUN else results(server, name)
+        picture.save(WORKFLOWS / f"{name}.jpg", quality=85)
+        print(WORKFLOWS / f"{name}.jpg", picture.size)
+
+
+def results(server: Server, name: str) -> Image.Image:
+    """What a workflow gets beside what it makes: the photographs, some of the new views, their depth."""
+    prompt = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    node = {value["class_type"]: key for key, value in prompt.items()}
+    shown = {
+        "photographs": prompt[node["GLDEncodeViews"]]["inputs"]["images"],
+        "new views": [node["GLDDecodeRGB"], 0],
+    }
+    if "GLDDecodeDepth" in node:
+        shown["depth"] = [node["GLDDecodeDepth"], 1]
+    for label, link in shown.items():
+        prompt[label] = {"class_type": "PreviewImage", "inputs": {"images": link}}
+    result = server.run(prompt)
+    made = {label: [Image.open(path).convert("RGB") for path in result.files(label)] for label in shown}
+    sources = len(made["photographs"]) if "GLDLoadScene" in node else 1
+    rows = {"photographs": made.pop("photographs")[:sources]}
+    for label, images in made.items():
+        targets = images[sources:]
+        rows[label] = [targets[round(i * (len(targets) - 1) / 2)] for i in range(3)]
+    return sheet(rows)
+
+
+def sheet(rows: dict[str, list[Image.Image]], width: int = 280) -> Image.Image:
+    """The first row as a column at the left, the others as rows beside it, each below its name."""
+    (first, column), *others = rows.items()
+    height = round(width * column[0].height / column[0].width)
+    lines = max(len(column), len(others))
+    page = Image.new("RGB", (60 + 4 * (width + 10), 20 + lines * (height + 40)), (24, 24, 28))
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(20)
+
+    def place(image: Image.Image, x: int, y: int) -> None:
+        page.paste(image.resize((width, height), Image.Resampling.BICUBIC), (x, y))
+
+    draw.text((15, 10), first, (235, 235, 235), font)
+    for line, image in enumerate(column):
+        place(image, 15, 40 + line * (height + 40))
+    for line, (label, images) in enumerate(others):
+        draw.text((width + 55, 10 + line * (height + 40)), label, (235, 235, 235), font)
+        for place_in_row, image in enumerate(images):
+            place(image, width + 55 + place_in_row * (width + 10), 40 + line * (height + 40))
+    return page
+
+
+def wiring(server: Server, name: str) -> Image.Image:
     with open_pages(server.url) as open_page:
         page = open_page()
         page.add_style_tag(content=".p-toast, .minimap { display: none }")
-        for name in names:
-            load(page, name)
-            run_small(page, **{"long_side": 126, **PICTURED.get(name, {})})
-            page.wait_for_timeout(3000)
-            while any(server.get("/queue").values()):
-                page.wait_for_timeout(1000)
-            width, height = page.evaluate(FIT, [2200, 960])
-            page.wait_for_timeout(5000)
-            shot = page.screenshot(clip={"x": 60, "y": 90, "width": width + 40, "height": height + 40})
-            picture = Image.open(BytesIO(shot)).convert("RGB")
-            picture.thumbnail((1200, 800))
-            picture.save(WORKFLOWS / f"{name}.jpg", quality=80)
-            print(WORKFLOWS / f"{name}.jpg")
+        load(page, name)
+        width, height = page.evaluate(FIT, [2200, 960])
+        page.wait_for_timeout(3000)
+        shot = page.screenshot(clip={"x": 60, "y": 90, "width": width + 40, "height": height + 40})
+    picture = Image.open(BytesIO(shot)).convert("RGB")
+    picture.thumbnail((1200, 800))
+    page = Image.new("RGB", (picture.width, picture.height + 50), (24, 24, 28))
+    page.paste(picture)
+    text, font = ImageDraw.Draw(page), ImageFont.load_default(24)
+    text.text((15, picture.height + 10), NOT_RUN[name], (235, 235, 235), font)
+    return page
 
 
 def english(server: Server) -> None:
