@@ -88,7 +88,10 @@ def test_what_a_job_cannot_be_is_one_sentence(settings, message):
 
 def test_a_list_has_the_jobs_settings_as_keys_over_those_of_the_command_line(tmp_path):
     path = tmp_path / "list.jsonl"
-    path.write_text('{"input": "a.png", "first-is-source": true, "cfg": 2}\n\n{"input": "b", "sources": "0, 2-3"}\n')
+    path.write_text(
+        '{"input": "a.png", "first-is-source": true, "cfg": 2}\n\n{"input": "b", "sources": "0, 2-3"}\n',
+        encoding="utf-8",
+    )
     first, second = read_list(path, {"seed": 5, "cfg": 1.0})
     assert first == Job(str(tmp_path / "a.png"), first_is_source=True, cfg=2.0, seed=5)
     assert second == Job(str(tmp_path / "b"), sources=(0, 2, 3), cfg=1.0, seed=5)
@@ -107,7 +110,7 @@ def test_a_list_has_the_jobs_settings_as_keys_over_those_of_the_command_line(tmp
 )
 def test_a_list_that_cannot_be_meant_is_one_sentence_that_names_the_line(tmp_path, line, message):
     path = tmp_path / "list.jsonl"
-    path.write_text(line)
+    path.write_text(line, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_list(path, {})
 
@@ -162,7 +165,7 @@ def test_a_photograph_gets_cameras_and_a_path_in_windows(photograph, gld, tmp_pa
     assert made.rgb.shape == (10, 3, 56, 84) and torch.isfinite(made.depth).all()
     angles = [torch.rad2deg(torch.acos((pose[:3, :3].trace() - 1) / 2)).item() for pose in made.cameras.c2w.double()]
     assert angles[-1] == pytest.approx(20, abs=0.1) and angles == sorted(angles)
-    assert len(json.loads((tmp_path / "out" / "transforms.json").read_text())["frames"]) == 10
+    assert len(json.loads((tmp_path / "out" / "transforms.json").read_text(encoding="utf-8"))["frames"]) == 10
     assert (pixels(tmp_path / "out" / "sources" / "photograph.png") == pixels(photograph)).all()
 
 
@@ -213,15 +216,15 @@ def test_a_scene_that_fails_is_recorded_and_stops_no_other(rooms, tmp_path):
         {"input": str(rooms / "room_2")},
     ]
     path = tmp_path / "list.jsonl"
-    path.write_text("".join(json.dumps({**line, **QUICK}) + "\n" for line in lines))
+    path.write_text("".join(json.dumps({**line, **QUICK}) + "\n" for line in lines), encoding="utf-8")
     out = tmp_path / "out"
     assert main(["views", str(path), "--models", str(NANO), "--out", str(out), "--device", "cpu"]) == 1
-    table = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    table = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["state"] for row in table] == [DONE, FAILED, FAILED, DONE]
     assert "frame_00000.png" in table[1]["text"] and "nothing does not exist" in table[2]["text"]
     assert table[0]["psnr"] > 5
     assert sorted(path.name for path in out.iterdir()) == ["results.jsonl", "results.md", "room_1", "room_2"]
-    assert (out / "results.md").read_text().count("\n") == 6
+    assert (out / "results.md").read_text(encoding="utf-8").count("\n") == 6
 
 
 def test_two_inputs_of_one_name_are_refused_before_any_work(rooms, tmp_path):
@@ -233,7 +236,7 @@ def test_two_inputs_of_one_name_are_refused_before_any_work(rooms, tmp_path):
 
 def test_folders_of_others_are_left_alone(rooms, tmp_path):
     (tmp_path / "room_0").mkdir()
-    (tmp_path / "room_0" / "mine.txt").write_text("mine")
+    (tmp_path / "room_0" / "mine.txt").write_text("mine", encoding="utf-8")
     (outcome,) = run_many([Job(str(rooms / "room_0"), **QUICK)], tmp_path, MODELS, silent)
     assert outcome.state == FAILED and "not empty" in outcome.text
     assert [path.name for path in (tmp_path / "room_0").iterdir()] == ["mine.txt"]
@@ -253,7 +256,7 @@ def test_every_process_of_several_takes_its_share(monkeypatch):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     with pytest.raises(KeyboardInterrupt), result_folder(tmp_path / "scene") as folder:
-        (folder / "half").write_text("half")
+        (folder / "half").write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
@@ -263,10 +266,10 @@ def test_the_slower_of_two_processes_changes_nothing(tmp_path):
     content = {"job": {"input": "x"}, "input": "s", "weights": "w", "files": {"a": 1}}
     for name, byte in (("first", "1"), ("second", "2")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "a").write_text(byte)
-        (tmp_path / name / RESULT).write_text(json.dumps(content))
+        (tmp_path / name / "a").write_text(byte, encoding="utf-8")
+        (tmp_path / name / RESULT).write_text(json.dumps(content), encoding="utf-8")
     merge(tmp_path / "second", tmp_path / "first")
-    assert (tmp_path / "first" / "a").read_text() == "1"
+    assert (tmp_path / "first" / "a").read_text(encoding="utf-8") == "1"
     assert job.folder_name == "scene"
 
 

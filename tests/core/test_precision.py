@@ -139,7 +139,7 @@ def roundings(weights, monkeypatch):
         for branch, camera in enumerate(cameras):
             matrices = camera["matrices"].double().unbind(1)
             if way == "encode":
-                given, found = (z[branch].permute(1, 2, 0, 3) for z in (x, out))
+                given, found = (z[branch].permute(1, 2, 0, 3) for z in (x, torch.stack(out, dim=2)))
                 use, inverse = (matrices[0], matrices[1], matrices[1]), False
             else:
                 given, found = (z[branch].permute(1, 0, 2)[None] for z in (x, out))

@@ -38,6 +38,7 @@ spec.loader.exec_module(gld)
 from gld.gld_core import checkpoints  # noqa: E402
 from gld.gld_core.cameras import Cameras  # noqa: E402
 from gld.nodes.host import networks, sampling  # noqa: E402
+from gld.nodes.host.families import FAMILIES  # noqa: E402
 from gld.nodes.host.previews import photographed  # noqa: E402
 
 CARD = torch.device("meta")
@@ -133,7 +134,7 @@ images = torch.rand(V, 3, H, W)
 
 def through_the_autoencoder(weight_dtype: str):
     """Views, decoded colour and geometry, estimated cameras; and the views for the diffusion models."""
-    backbone = networks.Backbone(models, family, weight_dtype)
+    backbone = networks.Backbone(models, FAMILIES[family], weight_dtype)
     tokens = {"backbone": 4, **dict.fromkeys(backbone.patchers, 4)}
     autoencoder = backbone.on_device(tokens)
     views = photographed(autoencoder.encode_views(images[:N], cameras), images[:N])
@@ -164,7 +165,7 @@ def through_the_diffusion_model(level: int, weight_dtype: str, views, classic: b
         out = model.model.apply_model(empty.to(CARD), torch.ones(1, device=CARD), transformer_options={}, **prepared)
     assert out.is_meta and out.dtype == torch.float32
     plan = [sampling.windows.Window(list(range(V)), list(range(V)))]
-    sampling.sample(model, views, level1, plan, 0, 2, 1.5, "euler", "gld", 0.0)
+    sampling.sample(model, views, level1, plan, 0, 2, 1.5, "euler", "gld", 0.0, lambda text: None)
 
 
 def attempt(run, *arguments):
