@@ -208,3 +208,54 @@ def test_the_blueprint_is_in_the_node_library_and_runs(request, open_page, host)
     )
     page.close()
     assert len(set((server.base / "output").rglob("*.mp4")) - before) == 1
+
+
+# Where a node's slot is on the screen.
+SLOT = """([kind, name, output]) => {
+    const node = app.graph.nodes.find(node => kind ? node.type === kind : node.isSubgraphNode?.())
+    const index = (output ? node.outputs : node.inputs).findIndex(slot => slot.name === name)
+    const at = output ? node.getOutputPos(index) : node.getInputPos(index)
+    const {scale, offset} = app.canvas.ds, box = app.canvas.canvas.getBoundingClientRect()
+    return [box.x + (at[0] + offset[0]) * scale, box.y + (at[1] + offset[1]) * scale]
+}"""
+
+
+def test_from_an_empty_page_to_a_video_takes_12_clicks(server, open_page):
+    """By mouse: three things from the node library, two wires, Run. What is typed into the search is not counted."""
+    page = open_page(server.url, viewport={"width": 1600, "height": 900})
+    page.evaluate("app.graph.clear()")
+    clicks = 1
+    page.get_by_text("Nodes", exact=True).first.click()
+    page.wait_for_timeout(1500)
+    for name, x in (("Load Image", 480), (BLUEPRINT, 860), ("Save Video", 1240)):
+        if "Search" not in page.evaluate("document.activeElement?.placeholder ?? ''"):
+            page.get_by_placeholder("Search").first.click()
+            clicks += 1
+        page.keyboard.press("Control+a")
+        page.keyboard.type(name)
+        page.wait_for_timeout(1500)
+        page.get_by_text(name, exact=True).first.click()
+        page.mouse.move(x, 250)
+        page.mouse.click(x, 250)
+        page.wait_for_timeout(1000)
+        clicks += 2
+    for start, end in (
+        (("LoadImage", "IMAGE", True), ("", "images", False)),
+        (("", "video", True), ("SaveVideo", "video", False)),
+    ):
+        page.mouse.move(*page.evaluate(SLOT, list(start)))
+        page.mouse.down()
+        page.mouse.move(*page.evaluate(SLOT, list(end)), steps=8)
+        page.mouse.up()
+        clicks += 1
+    before = set((server.base / "output").rglob("*.mp4"))
+    page.get_by_text("Run", exact=True).first.click()
+    clicks += 1
+    for _ in range(240):
+        page.wait_for_timeout(500)
+        if set((server.base / "output").rglob("*.mp4")) - before:
+            break
+    page.screenshot(path=server.base / "clicks.png")
+    page.close()
+    assert set((server.base / "output").rglob("*.mp4")) - before
+    assert clicks <= 12
