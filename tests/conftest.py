@@ -243,7 +243,7 @@ def scene(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def core(models) -> gld_core.GLD:
     """The core on the same files."""
-    return gld_core.load(models)
+    return gld_core.load(models, keep=True)
 
 
 @pytest.fixture(scope="session")
@@ -272,6 +272,16 @@ def server(tmp_path_factory, models, scene):
     running = Server(base, "--cpu")
     yield running
     running.close()
+
+
+@pytest.fixture(scope="session")
+def template_inputs(server):
+    """What the templates name in ComfyUI/input: its own example picture, and a folder of two photographs."""
+    folder = server.base / "input" / "photographs"
+    folder.mkdir(exist_ok=True)
+    for name in ("room_1.jpg", "room_2.jpg"):
+        shutil.copy(ROOT / "workflows/inputs/room" / name, folder)
+    shutil.copy(COMFYUI / "input" / "example.png", server.base / "input")
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def break_camera(server, name: str, change) -> None:
 )
 def test_a_bad_camera(server, message, graph, only, name, change, sentence):
     break_camera(server, name, change)
-    assert sentence in message(only(graph(scene=name), "save level1"))
+    assert sentence in message(only(graph(scene=name, targets="2"), "save level1"))
 
 
 def test_a_truncated_file(server, message, graph, only):

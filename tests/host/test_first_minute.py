@@ -82,7 +82,7 @@ def test_one_photograph_becomes_a_video_that_begins_with_it(server, photograph):
     with av.open(str(path)) as video:
         stream = video.streams.video[0]
         assert (stream.average_rate, sum(1 for _ in video.decode(stream))) == (12, 5)
-    assert "Level 1 with nano: 5 views, 4 steps each." in said(result, "sample")
+    assert "Level 1 with nano: 5 views, 4 steps." in said(result, "sample")
 
 
 def test_generated_source_views_are_one_choice_away(server, photograph):
@@ -114,7 +114,7 @@ def test_without_the_second_model_level_0_is_left_out(server, photograph):
 def test_quick_takes_fewer_steps_and_gives_another_result(server, photograph):
     released = server.run(photograph_to_video()).files("pictures")
     result = server.run(photograph_to_video(sample={"quality": "quick"}))
-    assert "3 steps each" in said(result, "sample")
+    assert "3 steps." in said(result, "sample")
     assert np.abs(picture(result.files("pictures")[2]) - picture(released[2])).mean() > 1e-3
 
 

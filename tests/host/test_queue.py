@@ -97,6 +97,9 @@ def previews(messages) -> list[Image.Image]:
     for message in messages:
         if message["type"] == "binary":
             kind, second = struct.unpack(">II", message["data"][:8])
+            # What a node says comes as binary text.
+            if kind == 3:
+                continue
             assert kind in (1, 4)
             start = 8 if kind == 1 else 8 + second
             found.append(Image.open(io.BytesIO(message["data"][start:])))

@@ -10,6 +10,7 @@ NODES = [
     "GLDLoad",
     "GLDSample",
     "GLDMoveCamera",
+    "GLDMakeSplats",
     "GLDLoadBackbone",
     "GLDLoadDiffusionModel",
     "GLDLoadScene",

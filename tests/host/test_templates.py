@@ -1,12 +1,9 @@
 """The API form of every shipped workflow runs, on the small model that comes with the plugin where that can do it."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-
-from tests.conftest import COMFYUI
 
 API = Path(__file__).resolve().parents[2] / "workflows" / "api"
 
@@ -20,18 +17,8 @@ def quick(prompt: dict, small: bool) -> dict:
     return prompt
 
 
-@pytest.fixture(scope="module", autouse=True)
-def photographs(server):
-    """What the templates name in ComfyUI/input: its own example picture, and a folder of two photographs."""
-    folder = server.base / "input" / "photographs"
-    folder.mkdir(exist_ok=True)
-    for name in ("room_1.jpg", "room_2.jpg"):
-        shutil.copy(API.parent / "inputs/room" / name, folder)
-    shutil.copy(COMFYUI / "input" / "example.png", server.base / "input")
-
-
 @pytest.mark.parametrize("name", [path.stem for path in sorted(API.glob("*.json"))])
-def test_a_workflow_runs(server, name):
+def test_a_workflow_runs(server, template_inputs, name):
     # nano cannot find the positions of several photographs.
     prompt = quick(
         json.loads((API / f"{name}.json").read_text(encoding="utf-8")), small=name != "GLD photographs to scene"
