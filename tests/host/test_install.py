@@ -65,7 +65,9 @@ def test_the_published_archive_has_what_a_user_needs_and_nothing_else(tmp_path):
     ignored = subprocess.run(command, cwd=tmp_path, input="\n".join(paths), capture_output=True, text=True).stdout
     packed = set(paths) - set(ignored.split("\n"))
     folders = {path.split("/")[0] for path in packed if "/" in path}
-    assert folders == {"gld_core", "locales", "nodes", "subgraphs", "web", "workflows"}
+    assert folders == {"docs", "gld_core", "locales", "nodes", "subgraphs", "web", "workflows"}
+    # The help pages send a user there.
+    assert {path for path in packed if path.startswith("docs/")} == {"docs/troubleshooting.md"}
     files = {path for path in packed if "/" not in path}
     assert files == {"CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "pyproject.toml", "requirements.txt"}
     assert not [path for path in packed if path.endswith((".log", ".pyc"))]
