@@ -21,6 +21,8 @@ from gld_core.synthetic.random_models import write_random_models
 from gld_core.synthetic.render import render_scene
 from gld_core.training.stages import STAGES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):

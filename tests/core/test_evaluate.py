@@ -25,6 +25,8 @@ from gld_core.geometry.alignment import Sim3
 from gld_core.io.posed_folders import write_scene
 from gld_core.synthetic.render import render_scene
 
+pytestmark = pytest.mark.slow
+
 ROWS = ["cascade", "level 1", "nearest source", "wrong cameras", "photographs"]
 
 

@@ -378,6 +378,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc to read the peak from; nothing was measured")
 def test_memory_does_not_grow_with_the_views_beyond_their_own_maps():
     def peak(views):

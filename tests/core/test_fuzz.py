@@ -36,6 +36,8 @@ from gld_core.io.posed_folders import write_scene
 from gld_core.synthetic.random_models import dit_shapes, random_weights
 from gld_core.synthetic.render import render_scene
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = (math.nan, math.inf, -math.inf, 0.0, 1e-30, 1e30, -1e30, 1e38, 1e300, 1e5, -3.0)
 JUNK = (None, True, "x", "", "..", "a\0b", "²", [], {}, [[]], {"x": 1}, 2**63, -(2**70), 10**400, *NUMBERS)
 

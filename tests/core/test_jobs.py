@@ -26,6 +26,8 @@ from gld_core.jobs.results import PARTIAL, RESULT, files_of, merge, read_result,
 from gld_core.jobs.scene import comfyui_noise
 from gld_core.synthetic.render import render_scene
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = Models(NANO)
 QUICK = {"size": 84, "steps": 1}

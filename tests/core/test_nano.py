@@ -12,6 +12,8 @@ from gld_core.evaluation.metrics import psnr
 from gld_core.flow import FAST, RELEASED
 from gld_core.io.images import fit, read_image
 
+pytestmark = pytest.mark.slow
+
 NANO = Path(gld_core.__file__).parent / "nano"
 # Two sources of a path of ten frames; targets between and beyond them.
 SOURCES, TARGETS = [2, 7], [0, 4, 5, 9]

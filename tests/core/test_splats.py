@@ -116,6 +116,7 @@ def test_splats_lie_flat_on_the_surfaces_once_each(room, seen):
     assert (splats.scales[:, 2] < 0.2 * splats.scales[:, 1]).all()
 
 
+@pytest.mark.slow
 def test_a_held_out_view_is_seen_and_seen_better_after_refinement(room, seen):
     images, _, cameras = room
     splats = make_splats(seen)

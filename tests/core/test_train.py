@@ -26,6 +26,8 @@ from gld_core.training.data import Features, Photographs, Rooms
 from gld_core.training.grow import Widening, widen_diffusion
 from gld_core.training.objectives import DecoderObjective, FlowObjective, latents
 
+pytestmark = pytest.mark.slow
+
 SMALL = loop.Settings(steps=4, batch=8, views=(3, 4), sources=(1, 2), lr=1e-3, warmup=2, ema=0.5)
 
 

@@ -13,6 +13,8 @@ from gld_core.cameras.motions import join, targets
 from gld_core.flow import Sampling
 from gld_core.windows import Window, split_into_windows
 
+pytestmark = pytest.mark.slow
+
 HEIGHT, WIDTH = 42, 56
 STEPS = 4
 
