@@ -334,6 +334,19 @@ def keyframe_cameras(keyframes: dict, sources: Cameras) -> Cameras | None:
     return keys
 
 
+def scene_depth_input():
+    return DA3Geometry.Input(
+        "geometry",
+        optional=True,
+        tooltip="Geometry of the sources in their order, which gives the scene depth. If not connected: the depth at "
+        "which the viewing axes of the sources meet, or 1 for a single photograph.",
+    )
+
+
+def sources_and_targets_output():
+    return GLDCameras.Output(display_name="cameras", tooltip="The cameras of the sources, then those of the targets.")
+
+
 class GLDSetCameras(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -372,17 +385,10 @@ class GLDSetCameras(io.ComfyNode):
                     options=motion_options(),
                     tooltip="Camera motion. views takes the cameras from another list.",
                 ),
-                DA3Geometry.Input(
-                    "geometry",
-                    optional=True,
-                    tooltip="Geometry of the sources in their order, which gives the scene depth. If not connected: "
-                    "the depth at which the viewing axes of the sources meet, or 1 for a single photograph.",
-                ),
+                scene_depth_input(),
             ],
             outputs=[
-                GLDCameras.Output(
-                    display_name="cameras", tooltip="The cameras of the sources, then those of the targets."
-                )
+                sources_and_targets_output(),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -459,17 +465,10 @@ class GLDMoveCamera(io.ComfyNode):
                     max=1000,
                     tooltip="Number of target views. More than 8 views, sources included, take several passes.",
                 ),
-                DA3Geometry.Input(
-                    "geometry",
-                    optional=True,
-                    tooltip="Geometry of the sources in their order, which gives the scene depth. If not connected: "
-                    "the depth at which the viewing axes of the sources meet, or 1 for a single photograph.",
-                ),
+                scene_depth_input(),
             ],
             outputs=[
-                GLDCameras.Output(
-                    display_name="cameras", tooltip="The cameras of the sources, then those of the targets."
-                )
+                sources_and_targets_output(),
             ],
             hidden=[io.Hidden.unique_id],
         )
