@@ -11,7 +11,7 @@ from torch import distributed
 
 from ..checkpoints import LAYOUT
 from ..io.cameras import find_scenes
-from ..synthetic.rooms import OTHER_SEEDS, room_file, write_rooms
+from ..synthetic.rooms import LARGE_SEEDS, OTHER_SEEDS, room_file, write_rooms
 from ..training import stages
 from ..training.data import Data, Features, Photographs, Rooms
 from ..training.loop import Settings
@@ -19,20 +19,20 @@ from .options import DTYPES, choose_device, numbers, say
 
 
 def read_training_data(
-    folder: Path, rooms: int | None, others: int | None, rank: int, long_side: int, least: int
+    folder: Path, rooms: int | None, others: int | None, large: int | None, rank: int, long_side: int, least: int
 ) -> Data:
     """What the folder holds: rooms, kept features, or scenes with cameras.
 
-    With `rooms` or `others`, that many rooms and scenes of other worlds; the first process renders those that are
-    missing.
+    With `rooms`, `others` or `large`, that many rooms, scenes of other worlds, and scenes with large pictures; the
+    first process renders those that are missing.
     """
-    rendered = rooms is not None or others is not None
+    rendered = (rooms, others, large) != (None, None, None)
     if not rendered and any(folder.glob("set_*.safetensors")):
         return Features(folder)
     if not rendered:
         seeds = sorted(int(path.stem.removeprefix("room_")) for path in folder.glob("room_*.npz"))
     else:
-        seeds = [*range(rooms or 0), *OTHER_SEEDS[: others or 0]]
+        seeds = [*range(rooms or 0), *OTHER_SEEDS[: others or 0], *LARGE_SEEDS[: large or 0]]
         missing = [seed for seed in seeds if not room_file(folder, seed).exists()]
         if missing and rank == 0:
             write_rooms(folder, missing, os.cpu_count() or 1, lambda done, of: say(f"room {done} of {of} rendered"))
@@ -63,7 +63,9 @@ def train_stage(args: argparse.Namespace) -> None:
     try:
         stages.train(
             args.stage,
-            read_training_data(args.data, args.rooms, args.others, rank, args.long_side, max(settings.views)),
+            read_training_data(
+                args.data, args.rooms, args.others, args.large, rank, args.long_side, max(settings.views)
+            ),
             settings,
             args.out,
             args.models,
@@ -101,6 +103,11 @@ def add(commands) -> None:
         "--others",
         type=int,
         help="number of scenes of other worlds besides: meadows, tables of objects, rooms textured like photographs",
+    )
+    command.add_argument(
+        "--large",
+        type=int,
+        help="number of scenes besides whose pictures are twice as wide and high, 252x140, three of four are rooms",
     )
     command.add_argument(
         "--long-side", type=int, default=504, help="length in pixels of the long side of photographs (default 504)"

@@ -6,7 +6,17 @@ import torch
 import torch.nn.functional as F
 
 from gld_core.synthetic.render import WORLDS, Room, render_scene
-from gld_core.synthetic.rooms import OTHER_SEEDS, OTHER_WORLDS, REACH, SIZES, VIEWS, read_room, write_room
+from gld_core.synthetic.rooms import (
+    LARGE_SEEDS,
+    OTHER_SEEDS,
+    OTHER_WORLDS,
+    REACH,
+    SIZES,
+    VIEWS,
+    kind_of,
+    read_room,
+    write_room,
+)
 
 
 def world_points(depth, cameras):
@@ -86,3 +96,9 @@ def test_seeds_of_training_have_rooms_and_then_the_other_worlds_in_turn(tmp_path
         pictures.append(images)
     colours = [(images - images.mean(dim=(-2, -1), keepdim=True)).square().mean() for images in pictures]
     assert min(colours) > 1e-3
+
+
+def test_large_scenes_are_three_rooms_and_one_of_another_world_in_turn():
+    kinds = [kind_of(seed) for seed in LARGE_SEEDS[:8]]
+    assert {size for size, _ in kinds} == {(140, 252)}
+    assert [world == "room" for _, world in kinds] == [True, True, True, False] * 2
