@@ -17,6 +17,8 @@ LAST_NOISE = 0.999
 # Quirk: the shift is computed for the patch grid the backbone was trained on, whatever the images' size.
 SHIFT_GRID = {"da3": 18, "vggt": 37}
 STEPS = {"da3": 49, "vggt": 99}
+# The largest time shift that can be chosen.
+LARGEST_SHIFT = 100.0
 
 
 def default_shift(backbone: str, channels: int, views: int) -> float:
@@ -137,13 +139,13 @@ def integrate(
 def hold_known_views(
     velocity: Callable[[Tensor, float], Tensor], noise: Tensor, views: list[int], data: Tensor
 ) -> Callable[[Tensor, float], Tensor]:
-    """The velocity, with `views` (along dimension 2) on their straight line from `noise` to their known `data`, so
-    that at every t the network sees them as (1 - t) * data + t * noise. noise: where the sampling starts from;
-    data: the known views alone.
+    """The velocity, where at every t the network sees `views` (along dimension 2) as (1 - t) * data + t * noise, on
+    their straight line from `noise` to their known `data`. noise: where the sampling starts from; data: the known views
+    alone. What becomes of `views` in x does not matter.
     """
     index = torch.tensor(views, device=noise.device)
-    straight = noise[:, :, index] - data
-    return lambda x, t: velocity(x, t).index_copy(2, index, straight)
+    held = noise[:, :, index]
+    return lambda x, t: velocity(x.index_copy(2, index, t * held + (1 - t) * data), t)
 
 
 def guided(
@@ -154,6 +156,9 @@ def guided(
     solver: Solver = RELEASED,
 ) -> Callable[[Tensor, float], Tensor]:
     """Velocity with classifier-free guidance v_u + cfg * (v_c - v_u), both branches in one batch.
+
+    It is computed as ComfyUI's samplers do, so that the results are equal to the bit on the CPU: each branch gives the
+    data as estimated, x - t * v, and these are guided.
 
     The branches are what `MultiViewDiT.prepare` returns; unconditional None: no guidance. Where memory does not allow
     the batch, the branches are evaluated one after the other from then on.
@@ -189,9 +194,10 @@ def guided(
                 if names != ["both"]:
                     raise
                 batched = False
-        if not guide:
-            return v
-        v_u, v_c = v.chunk(2)
-        return v_u + cfg * (v_c - v_u)
+        data = x - t * v
+        if guide:
+            data_u, data_c = data.chunk(2)
+            data = data_u + cfg * (data_c - data_u)
+        return (x - data) / t
 
     return velocity

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..cameras.motions import EASES, MOTIONS, NUMBER, SETTINGS
 from ..export.scenes import AXES, EXPORTS, KINDS
+from ..flow import LARGEST_SHIFT
 from ..io.files import check_names
 from ..io.scenes import view_numbers
 
@@ -88,7 +89,7 @@ class Job:
     )
     fast: bool = setting(False, "bool", "half the network work, not the released result")
     cfg: float = setting(1.5, "float", "guidance scale; 1: none, half the time", 0, 20)
-    shift: float | None = setting(None, "float", "time shift (default: the released one)", 0.01, 100)
+    shift: float | None = setting(None, "float", "time shift (default: the released one)", 0.01, LARGEST_SHIFT)
     seed: int = setting(0, "int", "random seed for the initial noise", 0, 2**64 - 1)
     cascade: bool = setting(True, "bool", "sample level 0 too; without it half the cost and no fine detail")
     window: int = setting(

@@ -15,7 +15,7 @@ import comfy.ops
 import comfy.patcher_extension
 import comfy.supported_models_base
 import torch
-from comfy.ldm.modules.attention import optimized_attention
+from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from torch import Tensor
 
 from ...gld_core import checkpoints, flow
@@ -38,7 +38,12 @@ TRAINED_VIEWS = 8
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, transformer_options: dict) -> Tensor:
-    return optimized_attention(
+    """The host's attention. On the CPU, where it is slow by default, PyTorch's, unless a flag of the host asks for
+    another.
+    """
+    asked = comfy.cli_args.args.use_split_cross_attention or comfy.cli_args.args.use_quad_cross_attention
+    function = attention_pytorch if q.device.type == "cpu" and not asked else optimized_attention
+    return function(
         q,
         k,
         v,
@@ -168,15 +173,11 @@ class Backbone:
 
 
 class FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
-    """The host's rectified flow with t in [0, 1]. What the released time grid ends with is the result as it is."""
-
-    def __init__(self, model_config, backbone: str):
-        super().__init__(model_config)
-        self.backbone = backbone
+    """The host's rectified flow with t in [0, 1]. What a gld schedule ends with is the result as it is."""
 
     def inverse_noise_scaling(self, sigma, latent):
-        shift = flow.default_shift(self.backbone, *latent.shape[1:3])
-        if sigma <= flow.time_grid(1, shift)[-1] * (1 + 1e-6):
+        # The last time of the largest shift. Before their end, schedules have no time as small.
+        if sigma <= flow.time_grid(1, flow.LARGEST_SHIFT)[-1]:
             return latent
         return super().inverse_noise_scaling(sigma, latent)
 
@@ -205,7 +206,7 @@ class DiffusionModel(comfy.model_base.BaseModel):
     def __init__(self, network: MultiViewDiT, family: Family, level: int, compute_dtype: torch.dtype):
         config = ModelConfig(network, family.backbone, compute_dtype)
         super().__init__(config, model_type=comfy.model_base.ModelType.FLOW)
-        self.model_sampling = FlowSampling(config, family.backbone)
+        self.model_sampling = FlowSampling(config)
         self.family = family
         self.backbone = family.backbone
         self.level = level

@@ -61,12 +61,18 @@ def whole(server, graph):
     return server.run(graph())
 
 
-def test_latents_equal_the_cores(whole, core, core_views, host_noise):
+@pytest.mark.parametrize("change", [{}, {"steps": 7}, {"cfg": 1.0}, {"shift": 0.5}, {"shift": 60.0}], ids=str)
+def test_latents_are_the_cores_to_the_bit(server, graph, only, core, core_views, host_noise, change):
+    prompt = graph()
+    for level in (1, 0):
+        prompt[f"level{level}"]["inputs"] |= change
+    result = server.run(only(prompt, "save level1", "save level0"))
     views = core_views()
-    level1 = core.sample_level1(views, steps=3, noise=host_noise(views, 7))
-    level0 = core.cascade_level0(views, level1, steps=3, noise=host_noise(views, 7))
-    assert relative(whole.latent("save level1")[0].transpose(0, 1), level1) < 1e-5
-    assert relative(whole.latent("save level0")[0].transpose(0, 1), level0) < 1e-5
+    settings = {"steps": 3, "noise": host_noise(views, 7)} | change
+    level1 = core.sample_level1(views, **settings)
+    level0 = core.cascade_level0(views, level1, **settings)
+    assert torch.equal(result.latent("save level1")[0].transpose(0, 1), level1)
+    assert torch.equal(result.latent("save level0")[0].transpose(0, 1), level0)
 
 
 def test_pictures_equal_the_cores(whole, core, core_views):
