@@ -67,16 +67,16 @@ class GLDExportGLB(io.ComfyNode):
                 *geometry_inputs(),
                 io.DynamicCombo.Input(
                     "kind",
-                    tooltip="Type of the export. released points: every pixel becomes a point, as in GLD's own "
-                    "program. points: points of several views at the same place are merged. mesh: one surface of all "
-                    "views with vertex colours. textured mesh: one surface per view with its picture as the texture, "
-                    "without the parts that earlier views have shown. Meshes are cut at depth edges and at grazing "
+                    tooltip="Type of the export. mesh: one surface of all views with vertex colours. textured mesh: "
+                    "one surface per view with its picture as the texture, without the parts that earlier views have "
+                    "shown. points: points of several views at the same place are merged. released points: every "
+                    "pixel becomes a point, as in GLD's own program. Meshes are cut at depth edges and at grazing "
                     "angles.",
                     options=[
-                        io.DynamicCombo.Option("released points", []),
-                        io.DynamicCombo.Option("points", [VOXEL]),
                         io.DynamicCombo.Option("mesh", [VOXEL]),
                         io.DynamicCombo.Option("textured mesh", []),
+                        io.DynamicCombo.Option("points", [VOXEL]),
+                        io.DynamicCombo.Option("released points", []),
                     ],
                 ),
                 *selection_inputs(),

@@ -11,15 +11,15 @@ from ..gld_core.windows import Window, split_into_windows
 from . import host
 from .host import networks, sampling
 from .host.inputs import check_inputs, problem
-from .host.previews import PhotographedViews, photographed, previews_are_off
+from .host.previews import PhotographedViews, photographed, previews_hint
 from .sockets import GLDBackbone, GLDCameras, GLDViews
 
-# Views of a window, and targets that it shares with the one before: docs/paths.md. The released models were trained
-# with up to 8 views.
+# Views that the released models were trained with at most.
+TRAINED_VIEWS = 8
+# Views of a window, and targets that it shares with the one before: docs/paths.md.
 OVERLAP = 2
-LONG_PATHS = {"quality": (8, OVERLAP), "speed": (12, OVERLAP)}
+LONG_PATHS = {"quality": (TRAINED_VIEWS, OVERLAP), "speed": (12, OVERLAP)}
 STEPS_TOOLTIP = "0 means the model's own number, for the released ones that of the released program."
-PREVIEWS_OFF = "Pictures while sampling are off: set Settings > Comfy > Execution > Live preview method to auto."
 # Quick sampling: this share of the model's own steps, with the settings of Speed Up GLD Sampling.
 QUICK_STEPS, QUICK_REUSE = 2 / 3, 2
 
@@ -183,6 +183,13 @@ def plan_windows(
     return split_into_windows(N, V, window, overlap, closed)
 
 
+def views_remark(together: int) -> str:
+    """A sentence about more views at a time than in training. Empty if they are not."""
+    if together <= TRAINED_VIEWS:
+        return ""
+    return f"The models were trained with up to {TRAINED_VIEWS} views at a time; here it is {together}."
+
+
 def sample_views(
     level: int,
     model,
@@ -217,7 +224,8 @@ def sample_views(
         f"Level {level} with {family.name}: {len(cameras)} views{windows}",
         family.size_remark(cameras.height, cameras.width),
         family.steps_remark(steps),
-        PREVIEWS_OFF if previews_are_off() else "",
+        views_remark(max(len(part.views) for part in plan)),
+        previews_hint(),
     ]
     about = [sentence for sentence in about if sentence]
 

@@ -70,7 +70,7 @@ class Server:
         environment = {**server_environment(), "HF_HUB_OFFLINE": "1", **environment}
         command = [
             sys.executable, COMFYUI / "main.py", *flags, "--listen", "127.0.0.1", "--port", self.port,
-            "--base-directory", base, "--database-url", "sqlite:///:memory:", "--disable-api-nodes",
+            "--base-directory", base, "--database-url", "sqlite:///:memory:",
         ]  # fmt: skip
         with open(self.log_path, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
@@ -249,7 +249,11 @@ def core(models) -> gld_core.GLD:
 @pytest.fixture(scope="session")
 def start_server():
     """start_server(base, models, *flags, **environment) -> Server on a new base directory; the caller closes it."""
-    return lambda base, models, *flags, **environment: Server(make_base(base, models), *flags, **environment)
+
+    def start(base: Path, models: Path | None, *flags: str, **environment: str) -> Server:
+        return Server(make_base(base, models), "--disable-api-nodes", *flags, **environment)
+
+    return start
 
 
 @pytest.fixture(scope="session")
@@ -269,7 +273,8 @@ def run_with_host():
 def server(tmp_path_factory, models, scene):
     base = make_base(tmp_path_factory.mktemp("comfyui"), models)
     shutil.copytree(scene, base / "input" / "room")
-    running = Server(base, "--cpu")
+    # With which ComfyUI's page has a strict policy of what it may load.
+    running = Server(base, "--cpu", "--disable-api-nodes")
     yield running
     running.close()
 

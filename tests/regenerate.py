@@ -159,7 +159,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         models = Path(scratch, "models")
         write_random_models(models)
-        server = Server(make_base(Path(scratch, "base"), models), "--cpu")
+        server = Server(make_base(Path(scratch, "base"), models), "--cpu", "--disable-api-nodes")
         try:
             if sys.argv[1] in ("english", "pages"):
                 {"english": english, "pages": pages}[sys.argv[1]](server)

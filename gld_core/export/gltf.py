@@ -1,5 +1,6 @@
 """Scenes as binary glTF 2.0: point clouds, triangle meshes, lines. Shown as photographed, without lights."""
 
+import base64
 import io
 import json
 import math
@@ -114,12 +115,15 @@ class Builder:
         return self.append("accessors", item)
 
     def material(self, texture: Tensor | None) -> int:
-        """Unlit; with a texture (3, H, W), that one as JPEG."""
+        """Unlit; with a texture (3, H, W), that one as JPEG, as a data URI. From the buffer a web page would take it by an
+        address of its own (blob:), which ComfyUI's policy forbids where API nodes are switched off.
+        """
         shading: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
         if texture is not None:
             file = io.BytesIO()
             Image.fromarray(to_bytes(texture.nan_to_num(0))).save(file, format="JPEG", quality=92)
-            image = self.append("images", {"bufferView": self.view(file.getvalue()), "mimeType": "image/jpeg"})
+            text = base64.b64encode(file.getvalue()).decode()
+            image = self.append("images", {"uri": f"data:image/jpeg;base64,{text}"})
             sampler = self.append("samplers", {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071})
             shading["baseColorTexture"] = {"index": self.append("textures", {"source": image, "sampler": sampler})}
         unlit = {"extensions": {"KHR_materials_unlit": {}}, "doubleSided": True}

@@ -99,7 +99,7 @@ class Job:
     overlap: int = setting(2, "int", "targets that a window shares with the one before it", 0, 62)
     closed: bool = setting(False, "bool", "the path ends where it starts")
     export: tuple[str, ...] = setting((), "names", "what else to write, separated by commas", choices=tuple(EXPORTS))
-    kind: str = setting("released points", "str", "what the export glb holds", choices=KINDS)
+    kind: str = setting("mesh", "str", "what the export glb holds", choices=KINDS)
     axes: str = setting("upright", "str", "axes of the export ply", choices=AXES)
     fps: int = setting(16, "int", "frames a second of the export video", 1, 120)
     min_confidence: float = setting(1.05, "float", "exports: depth confidence below which points are left out", 1, 100)

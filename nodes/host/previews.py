@@ -10,6 +10,7 @@ import latent_preview
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from server import PromptServer
 from torch import Tensor
 
 from ...gld_core.autoencoder import Views
@@ -71,6 +72,22 @@ def preview_image(x0: Tensor, weight: Tensor, center: Tensor, h: int, w: int) ->
 def previews_are_off() -> bool:
     """Whether there are no pictures of what is sampled, which is ComfyUI's default."""
     return comfy.cli_args.args.preview_method == latent_preview.LatentPreviewMethod.NoPreviews
+
+
+# The first prompt that was sampled without pictures since ComfyUI started.
+first_without: list[str] = []
+
+
+def previews_hint() -> str:
+    """How to switch the pictures on, in that prompt. Empty in later ones, and where they are on."""
+    if not previews_are_off():
+        return ""
+    prompt = PromptServer.instance.last_prompt_id
+    if not first_without:
+        first_without.append(prompt)
+    if first_without != [prompt]:
+        return ""
+    return "Pictures while sampling are off: set Settings > Comfy > Execution > Live preview method to auto."
 
 
 def preview_wrapper(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, *args, **kwargs):

@@ -132,7 +132,7 @@ def comfyui(args, folder, images, cameras, scratch):
         "depth and cameras": ("GLDDecodeDepth", {**latents, "images": ["RGB", 0]}),
         "memory": ("TestPeakMemory", {"after": ["depth and cameras", 1]}),
     }
-    server = Server(base, *flags, **environment)
+    server = Server(base, "--disable-api-nodes", *flags, **environment)
     try:
         server.queue({name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in prompt.items()})
         print("\n| node | time |\n|---|---|", flush=True)

@@ -138,6 +138,15 @@ def test_a_size_far_from_the_models_own_is_remarked_on(server, photograph):
     assert "nano was trained at 126 pixels, but these images have 252" in said(result, "views")
 
 
+def test_more_steps_and_views_than_the_model_is_made_for_are_remarked_on(server, photograph):
+    small, changed = {"long_side": 84}, {"steps": 13, "window": 9, "overlap": 2}
+    shown = said(server.run(photograph_to_video(estimate=small, move={"number": 8}, sample=changed)), "sample")
+    assert "nano needs 4 steps and not 13" in shown
+    assert "trained with up to 8 views at a time; here it is 9." in shown
+    shown = said(server.run(photograph_to_video(estimate=small, move={"number": 7}, sample={"steps": 12})), "sample")
+    assert "nano needs" not in shown and "trained with" not in shown
+
+
 def test_an_amount_moves_the_camera_that_much_further(server, photograph):
     def turned(amount: float) -> np.ndarray:
         prompt = photograph_to_video(move={"amount": amount, "number": 1})
@@ -152,6 +161,25 @@ def test_an_amount_moves_the_camera_that_much_further(server, photograph):
 
     degrees = [np.degrees(np.arccos((np.trace(turned(a)[:3, :3]) - 1) / 2)) for a in (1.0, 0.5)]
     assert degrees == pytest.approx([30, 15], abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def sentences(run_with_host) -> dict:
+    return run_with_host(Path(__file__).with_name("sentences_probe.py"))
+
+
+def test_how_to_switch_previews_on_is_said_in_one_prompt_of_a_server(sentences):
+    on, first, again, later = sentences["hints"]
+    assert on == later == "" and "Live preview method" in first and first == again
+
+
+def test_the_time_left_is_counted_from_the_steps_so_far(sentences):
+    """60 s a step: after one of eight, seven are left. Later steps take 6 s each, of which every second one is said."""
+    said = sentences["said"]
+    assert said[0] == "Step 1 of 8. About 7 minutes left."
+    assert said[3] == "Step 4 of 8. About 4 minutes left."
+    # (4 * 60 + 2 * 6) / 6 * 2 seconds.
+    assert said[4:] == ["Step 6 of 8. About 84 seconds left."]
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(OLD.glob("*.json"))])

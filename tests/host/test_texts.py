@@ -126,6 +126,13 @@ def test_an_input_whose_name_is_translated_says_its_own_name_too(language):
                 assert any(text["tooltip"].endswith(f"[{name}]") for name in own), f"{node}.{key}"
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_two_inputs_of_a_node_have_the_same_label(language):
+    for node, content in json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text("utf-8")).items():
+        labels = [text["name"] for text in content["inputs"].values()]
+        assert [label for label in labels if labels.count(label) > 1] == [], node
+
+
 def test_the_english_that_was_translated_is_the_nodes_own(english):
     """The page has no other way to know that a translation is of an older text."""
     known = json.loads(ENGLISH.read_text(encoding="utf-8"))

@@ -88,7 +88,7 @@ def test_a_wired_value_does_what_the_widget_does(server, everything, only, node,
         ("mesh", "max_points", 0, "The input 'max_points' is 0; give a whole number from 1000 to 20000000"),
         ("mesh", "max_points", -5, "The input 'max_points' is -5; give a whole number from 1000 to 20000000"),
         ("mesh", "kind.voxel", -1.0, "The input 'voxel' is -1.0; give a number from 0.0 to 1000.0"),
-        ("mesh", "kind", "mesh", "The input 'kind' needs one of its options; choose released points, points"),
+        ("mesh", "kind", "mesh", "The input 'kind' needs one of its options; choose mesh, textured mesh, points"),
         ("ply", "max_points", 0, "The input 'max_points' is 0; give a whole number from 1000"),
         ("ply", "axes", "sideways", "The input 'axes' is 'sideways'; give one of the options in its list"),
         ("dataset", "filename_prefix", "/".join("a" * 4000), "is too long: more than 32 folders"),
@@ -108,7 +108,7 @@ def test_a_wired_value_that_no_widget_would_take_is_a_sentence(message, everythi
 @pytest.mark.parametrize(
     "node, name, value, words",
     [
-        ("glb", "kind", "mush", "The input 'kind' needs one of its options; choose released points, points"),
+        ("glb", "kind", "mush", "The input 'kind' needs one of its options; choose mesh, textured mesh, points"),
         ("glb", "kind", None, "The input 'kind' needs one of its options"),
         ("dataset", "format", "nerf", "The input 'format' needs one of its options; choose COLMAP, nerfstudio"),
         ("dataset", "filename_prefix", "/".join("a" * 4000), "is too long: more than 32 folders"),
