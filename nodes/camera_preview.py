@@ -4,14 +4,16 @@ from io import BytesIO
 
 import torch
 from comfy_api.latest import Types, io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
+from torch import Tensor
 
 from ..gld_core.cameras.conventions import check_scene
 from ..gld_core.cameras.motions import scene_depth
-from ..gld_core.export.camera_plan import MOSTLY_UNSEEN, frusta, plan
+from ..gld_core.export.camera_plan import described, frusta, plan
 from ..gld_core.export.gltf import glb_bytes, scene_diagonal
-from ..gld_core.geometry.coverage import coverage
 from ..gld_core.geometry.depth_maps import PosedDepth, usable
 from ..gld_core.geometry.points import PointCloud, even_subset
+from ..gld_core.geometry.reprojection import reproject
 from ..gld_core.io.comfyui import preview_world
 from . import host
 from .sockets import DA3Geometry, GLDCameras, sources_geometry
@@ -27,13 +29,15 @@ class GLDPreviewCameras(io.ComfyNode):
             node_id="GLDPreviewCameras",
             display_name="Preview GLD Cameras",
             category="GLD",
-            description="Shows the camera path before sampling: the cameras, the points of the sources, and how much "
-            "of every target the sources have seen. Mostly unseen targets are red. Connect 'glb' to Preview 3D.",
-            search_aliases=["camera path", "trajectory", "frustum", "coverage", "visibility"],
+            description="Shows the scene and the camera path before sampling: the cameras, the points of the sources, "
+            "and how much of every target the sources have seen. Mostly unseen targets are red. Connect 'glb' to "
+            "Preview 3D.",
+            search_aliases=["camera path", "trajectory", "frustum", "coverage", "visibility", "holes", "warp"],
             inputs=[
                 GLDCameras.Input(
                     "cameras",
-                    tooltip="The cameras of the sources, then those of the targets, for example from Set GLD Cameras.",
+                    tooltip="The cameras of the sources, then those of the targets, for example from Set GLD Cameras. "
+                    "Without targets: the scene alone.",
                 ),
                 DA3Geometry.Input(
                     "geometry", tooltip="Geometry of the sources in their order, for example from Estimate GLD Cameras."
@@ -43,7 +47,8 @@ class GLDPreviewCameras(io.ComfyNode):
                     default=0,
                     min=0,
                     max=64,
-                    tooltip="Number of source cameras in 'cameras'. 0 means as many as 'geometry' has views.",
+                    tooltip="Number of source cameras in 'cameras'. 0 means as many as 'geometry' has views, or "
+                    "sources if it is of Decode GLD Depth.",
                 ),
                 io.Float.Input(
                     "min_confidence",
@@ -68,13 +73,19 @@ class GLDPreviewCameras(io.ComfyNode):
                     display_name="glb", tooltip="Points and numbered cameras. Y points up, seen from the first camera."
                 ),
                 io.Image.Output(
-                    display_name="plan", tooltip="Map of the scene from above. The first camera looks towards the top."
+                    display_name="plan",
+                    tooltip="Map of the scene from above, where the first camera looks towards the top, and from the "
+                    "side, where it looks to the right.",
                 ),
                 io.Mask.Output(
                     display_name="coverage", tooltip="One mask per target: 1 where a source has seen the same surface."
                 ),
                 io.String.Output(
                     display_name="report", tooltip="The fraction of every target that is covered, as text."
+                ),
+                io.Image.Output(
+                    display_name="views",
+                    tooltip="One picture per target: the photographs on the surfaces of the sources. The rest is red.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -83,11 +94,11 @@ class GLDPreviewCameras(io.ComfyNode):
 
     @classmethod
     def execute(cls, cameras, geometry, sources, min_confidence, max_points):
-        N = sources or len(geometry["depth"])
-        if len(cameras) <= N:
+        N = sources or geometry.get("gld_sources") or len(geometry["depth"])
+        if len(cameras) < N:
             raise ValueError(
-                f"The input 'cameras' has {len(cameras)} cameras and {N} of them are sources, so there are no targets; "
-                "add targets with Set GLD Cameras, or set 'sources'."
+                f"The input 'cameras' has {len(cameras)} cameras for {N} sources; connect the cameras of all sources, "
+                "or set 'sources'."
             )
         own, targets = cameras[:N], cameras[N:]
         found = sources_geometry(geometry, own)
@@ -100,23 +111,33 @@ class GLDPreviewCameras(io.ComfyNode):
         keep = usable(found.depth, found.depth_conf, min_confidence)
         if not keep.any():
             raise ValueError("All depth is below the minimum confidence; lower 'min_confidence'.")
-        maps = PosedDepth(found.depth, own, keep)
+        photographs = geometry["image"][:N, ..., :3].cpu().float().nan_to_num().clamp(0, 1)
+        maps = PosedDepth(found.depth, own, keep, photographs.movedim(-1, 1))
         progress = host.progress_bar()
-        masks = coverage(maps, targets, progress)
-        share = masks.mean(dim=(1, 2))
-        xyz = torch.stack([maps.points(view) for view in range(N)])
-        rgb = (geometry["image"][:N, ..., :3].cpu().float().clamp(0, 1) * 255).round().byte()
+        pictures, masks = reproject(maps, targets, progress)
+        share = masks.mean(dim=(1, 2)) if len(targets) else None
+        xyz, spacing = samples(maps)
+        rgb = (photographs * 255).round().byte()
         valid = torch.isfinite(xyz).all(dim=-1)
-        xyz, rgb = xyz[valid], rgb[valid]
-        chosen = even_subset(xyz, max_points, lambda: progress(len(targets), len(targets)))
+        xyz, rgb, spacing = xyz[valid], rgb[valid], spacing[valid]
+        chosen = even_subset(xyz, max_points, lambda: progress(1, 1))
         lines = frusta(cameras, N, FRUSTUM * scene_diagonal(xyz), share)
         glb = glb_bytes([PointCloud(xyz[chosen], rgb[chosen]), lines], preview_world(own))
-        page = plan(cameras, N, xyz, rgb, share)[None]
-        unseen = int((share < MOSTLY_UNSEEN).sum())
-        summary = (
-            f"{share.mean():.0%} of the targets covered, {share.min():.0%} of target {N + int(share.argmin())}; "
-            f"{unseen} of {len(targets)} mostly unseen"
-        )
-        report = "\n".join([summary, *(f"view {N + number}: {value:.0%}" for number, value in enumerate(share))])
-        host.say(summary, cls.hidden.unique_id)
-        return io.NodeOutput(Types.File3D(BytesIO(glb), "glb"), page, masks, report, ui=ui.PreviewImage(page, cls=cls))
+        page = plan(cameras, N, xyz, rgb, share, spacing)[None]
+        report = described(N, masks) if len(targets) else f"{N} sources, no targets"
+        host.say(report.splitlines()[0], cls.hidden.unique_id)
+        views = pictures.movedim(1, -1).contiguous()
+        if not len(targets):
+            views = masks = ExecutionBlocker("There are no targets; add them with Move GLD Camera or Set GLD Cameras.")
+        glb = Types.File3D(BytesIO(glb), "glb")
+        return io.NodeOutput(glb, page, masks, report, views, ui=ui.PreviewImage(page, cls=cls))
+
+
+def samples(maps: PosedDepth) -> tuple[Tensor, Tensor]:
+    """Points (N, H, W, 3) of the sources' surfaces, and the side (N, H, W) of the square that each stands for there."""
+    points, sides = [], []
+    for view in range(len(maps)):
+        xyz, _, cosine = maps.surface(view)
+        points.append(xyz)
+        sides.append(1 / maps.inverse[view] / maps.focal[view] / cosine.clamp(min=0.2))
+    return torch.stack(points), torch.stack(sides)

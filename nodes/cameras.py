@@ -3,6 +3,7 @@
 import inspect
 import math
 import os
+from dataclasses import replace
 from itertools import count as count_up
 from pathlib import Path
 
@@ -277,6 +278,21 @@ def keyframe_input(name: str, **options) -> io.MultiType.Input:
     return io.MultiType.Input(name, [GLDCameras, io.Load3DCamera], **options)
 
 
+LENSES = ("source", "3D view")
+
+
+def lens_input(**options) -> io.Combo.Input:
+    return io.Combo.Input(
+        "lens",
+        options=list(LENSES),
+        default="source",
+        optional=True,
+        tooltip="Lens of the cameras of 3D views. source: that of the source view, whatever the view shows. 3D view: "
+        "the view's own field of view.",
+        **options,
+    )
+
+
 def motion_options() -> list[io.DynamicCombo.Option]:
     keyframe = keyframe_input(
         "keyframe",
@@ -306,6 +322,7 @@ def motion_options() -> list[io.DynamicCombo.Option]:
                 ease_input(),
                 *start_inputs(),
                 closed_input(),
+                lens_input(),
             ],
         ),
         motion_option("hold"),
@@ -324,14 +341,27 @@ def motion_options() -> list[io.DynamicCombo.Option]:
     ]
 
 
-def keyframe_cameras(keyframes: dict, sources: Cameras) -> Cameras | None:
-    """All keyframes in one list; 3D views see the world as `preview_world` has it."""
+def keyframe_cameras(keyframes: dict, sources: Cameras, lens: str = "source", base: int = 0) -> Cameras | None:
+    """All keyframes in one list; 3D views see the world as `preview_world` has it, through the lens of the source
+    `base` or through their own.
+    """
     keys = None
     for value in keyframes.values():
         if not isinstance(value, Cameras):
             value, _ = read_load3d([value], sources.height, sources.width, preview_world(sources))
+            if lens == "source" and base < len(sources):
+                value = replace(value, K=sources.K[base : base + 1])
         keys = value if keys is None else motions.join(keys, value)
     return keys
+
+
+def lens_remark(keyframes: dict, lens: str) -> str:
+    """Whose lens the keyframes of 3D views have. Empty where there are none."""
+    if all(isinstance(value, Cameras) for value in keyframes.values()):
+        return ""
+    if lens == "source":
+        return "\nThe 3D views have the source's lens; set 'lens' to '3D view' for their own."
+    return "\nThe 3D views have their own lens."
 
 
 def scene_depth_input():
@@ -404,7 +434,7 @@ class GLDSetCameras(io.ComfyNode):
         own = cameras[: sources or len(cameras)]
         depth = measured_depth(own, geometry)
         settings = {name: value for name, value in motion.items() if value is not None}
-        name = settings.pop("motion")
+        name, remark = settings.pop("motion"), ""
         if name == "views":
             targets = settings["targets"]
             chosen = indices(settings.get("views", ""), "views") or list(range(len(targets)))
@@ -415,11 +445,13 @@ class GLDSetCameras(io.ComfyNode):
             targets = targets[chosen]
         else:
             base, loop = settings.pop("source", 0), settings.pop("closed", False)
-            keys = keyframe_cameras(settings.pop("keyframes", {}), own)
+            keyframes, lens = settings.pop("keyframes", {}), settings.pop("lens", "source")
+            remark = lens_remark(keyframes, lens)
+            keys = keyframe_cameras(keyframes, own, lens, base)
             count = settings.pop("number", NUMBER)
             own_settings = DEFAULTS.get(name, {}) | settings
             targets = motions.targets(own, name, count, depth, base=base, loop=loop, keys=keys, **own_settings)
-        return io.NodeOutput(with_targets(own, targets, depth, geometry, cls.hidden.unique_id))
+        return io.NodeOutput(with_targets(own, targets, depth, geometry, cls.hidden.unique_id, remark))
 
 
 # What Move GLD Camera offers: motions of which one number says how far they go.
@@ -498,8 +530,10 @@ def measured_depth(sources: Cameras, geometry: dict | None) -> float:
     return depth
 
 
-def with_targets(sources: Cameras, targets: Cameras, depth: float, geometry: dict | None, node_id: str) -> Cameras:
+def with_targets(
+    sources: Cameras, targets: Cameras, depth: float, geometry: dict | None, node_id: str, remark: str = ""
+) -> Cameras:
     joined = motions.join(sources, targets)
     check_scene(joined, len(sources), None if geometry is None else depth)
-    host.say(f"{len(sources)} sources, {len(targets)} targets; scene depth {depth:.3g}", node_id)
+    host.say(f"{len(sources)} sources, {len(targets)} targets; scene depth {depth:.3g}{remark}", node_id)
     return joined

@@ -18,13 +18,13 @@ from ..gld_core.cameras.keyframes import (
     parse_path,
     target_cameras,
 )
-from ..gld_core.export.camera_plan import MOSTLY_UNSEEN
+from ..gld_core.export.camera_plan import described
 from ..gld_core.export.editor_scene import scene_bytes
 from ..gld_core.geometry.depth_maps import PosedDepth, usable
 from ..gld_core.geometry.reprojection import reproject
 from ..gld_core.io.files import atomic
 from . import host
-from .cameras import keyframe_cameras, keyframe_input
+from .cameras import keyframe_cameras, keyframe_input, lens_input, lens_remark
 from .sockets import DA3Geometry, GLDCameras, sources_geometry
 
 EMPTY = {"version": 1, "keys": [], "views": 24, "ease": "none", "loop": False, "look_at": None, "fps": 8}
@@ -93,6 +93,7 @@ class GLDPlaceCameras(io.ComfyNode):
                     advanced=True,
                     tooltip="Minimum confidence: depth below it counts as unseen. The lowest confidence is 1.",
                 ),
+                lens_input(advanced=True),
             ],
             outputs=[
                 GLDCameras.Output(
@@ -118,7 +119,7 @@ class GLDPlaceCameras(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, cameras, path, sources, min_confidence, geometry=None, images=None, keyframes=None):
+    def execute(cls, cameras, path, sources, min_confidence, geometry=None, images=None, keyframes=None, lens="source"):
         placed = parse_path(path)
         own = cameras[: source_count(cameras, sources, geometry, images)]
         found = None if geometry is None else sources_geometry(geometry, own)
@@ -129,7 +130,8 @@ class GLDPlaceCameras(io.ComfyNode):
         if images is not None or geometry is not None:
             photographs = (geometry["image"] if images is None else images)[: len(own), ..., :3].movedim(-1, 1).cpu()
             photographs = photographs.float().nan_to_num().clamp(0, 1)
-        incoming = None if keyframes is None else keyframe_cameras({"": keyframes}, own)
+        incoming = None if keyframes is None else keyframe_cameras({"": keyframes}, own, lens)
+        remark = "" if keyframes is None else lens_remark({"": keyframes}, lens)
         maps = None
         if found is not None:
             maps = PosedDepth(found.depth, own, usable(found.depth, found.depth_conf, min_confidence), photographs)
@@ -161,11 +163,11 @@ class GLDPlaceCameras(io.ComfyNode):
         if maps is None:
             blocked = ExecutionBlocker("Place GLD Cameras draws 'preview' and 'coverage' from depth; wire 'geometry'.")
             report = f"{len(own)} sources, {len(targets)} targets; scene depth {depth:.3g}"
-            host.say(report, cls.hidden.unique_id)
+            host.say(report + remark, cls.hidden.unique_id)
             return io.NodeOutput(joined, blocked, blocked, report, ui=shown)
         pictures, masks = reproject(maps, targets, host.progress_bar())
         report = described(len(own), masks)
-        host.say(report.splitlines()[0], cls.hidden.unique_id)
+        host.say(report.splitlines()[0] + remark, cls.hidden.unique_id)
         return io.NodeOutput(joined, pictures.movedim(1, -1).contiguous(), masks, report, ui=shown)
 
 
@@ -206,17 +208,6 @@ def save_scene(data: bytes) -> dict[str, str]:
     with atomic(f"{folder_paths.get_temp_directory()}/{name}") as temporary:
         temporary.write_bytes(data)
     return {"filename": name, "subfolder": "", "type": "temp"}
-
-
-def described(sources: int, masks: Tensor) -> str:
-    """The report of (V, H, W) masks of what is seen."""
-    share = masks.mean(dim=(1, 2))
-    unseen = int((share < MOSTLY_UNSEEN).sum())
-    summary = (
-        f"{len(share)} targets: {share.mean():.0%} seen by a source, {share.min():.0%} of target "
-        f"{sources + int(share.argmin())}; {unseen} mostly unseen"
-    )
-    return "\n".join([summary, *(f"view {sources + view}: {value:.0%}" for view, value in enumerate(share))])
 
 
 def keys_along_motion(asked: dict) -> dict:

@@ -14,7 +14,7 @@ from .gltf import SOURCE_COLOR, TARGET_COLOR, Lines, camera_frusta
 # Targets of which less than this share is covered are drawn in a colour of their own.
 MOSTLY_UNSEEN = 0.5
 UNSEEN_COLOR = (235, 70, 80)
-BACKGROUND, INK = (24, 24, 28), (235, 235, 235)
+FONT = ImageFont.load_default(20)
 
 
 def view_colors(views: int, sources: int, share: Tensor | None = None) -> list[tuple[int, int, int]]:
@@ -62,19 +62,36 @@ def frusta(cameras: Cameras, sources: int, size: float, share: Tensor | None = N
     return Lines(torch.cat(xyz), torch.cat(rgb), torch.cat(segments))
 
 
+def described(sources: int, masks: Tensor) -> str:
+    """What to say about (V, H, W) masks of what is seen of the targets, which come after so many sources."""
+    share = masks.mean(dim=(1, 2))
+    unseen = int((share < MOSTLY_UNSEEN).sum())
+    summary = (
+        f"{len(share)} targets: {share.mean():.0%} seen by a source, {share.min():.0%} of target "
+        f"{sources + int(share.argmin())}; {unseen} mostly unseen"
+    )
+    return "\n".join([summary, *(f"view {sources + view}: {value:.0%}" for view, value in enumerate(share))])
+
+
+# Of a page: its ink, its paper, and the side of a panel's margin in pixels.
+INK, PAPER, MARGIN = (30, 30, 34), (242, 241, 236), 34
+
+
 def plan(
     cameras: Cameras,
     sources: int,
     xyz: Tensor,
     rgb: Tensor | None = None,
     share: Tensor | None = None,
-    size: int = 768,
+    spacing: Tensor | None = None,
+    width: int = 640,
 ) -> Tensor:
-    """(size, size, 3) in [0, 1]: the scene from above, the first camera looking up the page.
+    """(height, width, 3) in [0, 1]: the scene from above, the first camera looking up the page, and below it from the
+    side, the first camera looking to the right; in one scale, with a bar of a length in the cameras' units.
 
-    xyz (P, 3) points of the scene, rgb (P, 3) uint8 (None: grey); the first `sources` cameras are sources, the others
-    targets in the order of their path; share (V - sources,): of each target, that is covered. With a bar of a length
-    in the cameras' units.
+    xyz (P, 3) points of the scene, rgb (P, 3) uint8 (None: grey), spacing (P,) the side of the square of surface that
+    each stands for, in the cameras' units (None: a pixel). The first `sources` cameras are sources, the others targets
+    in the order of their path; share (V - sources,): of each target, that is covered.
     """
     up = up_direction(cameras[:sources])
     forward = cameras.c2w[0, :3, 2].double()
@@ -82,57 +99,120 @@ def plan(
         forward = -cameras.c2w[0, :3, 1].double()
     right = torch.linalg.cross(forward, up)
     right = right / right.norm()
-    to_page = torch.stack([right, -torch.linalg.cross(up, right)])
-    eyes = (cameras.c2w[:, :3, 3].double() @ to_page.T).numpy()
+    ahead = torch.linalg.cross(up, right)
+    # Right, ahead and up; the page's y axis points down.
+    to_scene = torch.stack([right, ahead, up])
     xyz = xyz.detach().cpu().double()
     finite = torch.isfinite(xyz).all(dim=1)
-    ground, height = (xyz[finite] @ to_page.T).numpy(), (xyz[finite] @ up).numpy()
+    points = (xyz[finite] @ to_scene.T).numpy()
+    colors = np.full((len(points), 3), 120, np.uint8) if rgb is None else rgb.detach().cpu()[finite].numpy()
+    sides = np.zeros(len(points)) if spacing is None else spacing.detach().cpu()[finite].double().numpy()
 
-    shown = np.concatenate([eyes, np.percentile(ground, [2, 98], axis=0)]) if len(ground) else eyes
-    low, high = shown.min(0), shown.max(0)
-    extent = float((high - low).max()) or 1.0
-    scale = 0.8 * size / extent
-    offset = size / 2 - (low + high) / 2 * scale
+    # Far points that are few would make all else small.
+    shown = (cameras.c2w[:, :3, 3].double() @ to_scene.T).numpy()
+    if len(points):
+        ends = [np.percentile(points, 0.5, 0, method="lower"), np.percentile(points, 99.5, 0, method="higher")]
+        shown = np.concatenate([shown, ends])
+    depth = 0.06 * (float(np.ptp(shown, axis=0).max()) or 1.0)
+    outlines = (camera_frusta(cameras, depth).xyz @ to_scene.T).numpy().reshape(len(cameras), 5, 3)
+    low, high = np.minimum(shown.min(0), outlines.min((0, 1))), np.maximum(shown.max(0), outlines.max((0, 1)))
+    inner = ((points >= low) & (points <= high)).all(axis=1)
+    points, colors, sides = points[inner], colors[inner], sides[inner]
 
-    picture = np.full((size, size, 3), BACKGROUND, np.uint8)
-    if len(ground):
-        order = height.argsort(kind="stable")
-        pixels = np.floor(ground[order] * scale + offset).astype(np.int64)
-        inside = ((pixels >= 0) & (pixels < size)).all(axis=1)
-        colors = np.full((len(ground), 3), 120) if rgb is None else rgb.detach().cpu().numpy()[finite.numpy()]
-        picture[pixels[inside, 1], pixels[inside, 0]] = 0.7 * colors[order][inside]
-    page = Image.fromarray(picture)
-    draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(14)
+    scale = (width - 2 * MARGIN) / (float((high - low).max()) or 1.0)
+    panels = []
+    for name, across, down, toward in (("from above", 0, 1, 2), ("from the side", 1, 2, 0)):
+        height = max(160, round(scale * (high - low)[down]) + 2 * MARGIN)
+        flipped = scale * np.array([1, -1])
+        offset = np.array([width, height]) / 2 - flipped * (low + high)[[across, down]] / 2
+        dots, wires = (where[..., [across, down]] * flipped + offset for where in (points, outlines))
+        # The side view is from the right, so what is right is near.
+        page = Image.fromarray(squares(dots, points[:, toward], colors, sides * scale, height, width))
+        draw_cameras(ImageDraw.Draw(page), wires, view_colors(len(cameras), sources, share), sources)
+        panels.append(with_title(page, name))
+    strips = [legend(len(cameras), sources, share, width), *panels, length_bar(scale, width)]
+    return torch.from_numpy(np.concatenate([np.array(strip) for strip in strips])).float() / 255
 
-    places = eyes * scale + offset
-    colors = view_colors(len(cameras), sources, share)
-    if len(cameras) - sources > 1:
-        draw.line([tuple(place) for place in places[sources:]], fill=TARGET_COLOR, width=1)
-    axes = (cameras.c2w[:, :3, :3].double().transpose(1, 2) @ to_page.T).numpy()
-    half = (cameras.width / 2 / cameras.K[:, 0, 0].double()).numpy()
-    length = size / 28
-    for view in reversed(range(len(cameras))):
-        x, _, z = axes[view]
-        ends = [places[view] + length * (z + side * half[view] * x) for side in (-1, 1)]
-        draw.polygon([tuple(places[view]), *map(tuple, ends)], outline=colors[view], width=2)
+
+def squares(
+    place: np.ndarray, nearness: np.ndarray, colors: np.ndarray, sides: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """(height, width, 3) uint8: a square for each point (P, 2), nearer ones over others; sides (P,) in pixels, at least
+    2 are drawn."""
+    drawn = torch.zeros(height * width, dtype=torch.int64)
+    order = nearness.argsort(kind="stable")
+    corner = torch.from_numpy(np.floor(place[order] - sides[order, None] / 2 + 0.5)).long()
+    rank = torch.arange(1, len(order) + 1)
+    size = torch.from_numpy(np.ceil(sides[order]).clip(2, 24)).long()
+    for side in size.unique().tolist():
+        own = size == side
+        for column, row in np.ndindex(side, side):
+            x, y = (corner[own] + torch.tensor([column, row])).unbind(1)
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            drawn.scatter_reduce_(0, (y * width + x)[inside], rank[own][inside], "amax")
+    table = np.concatenate([np.array([PAPER], np.uint8), colors[order].astype(np.uint8)])
+    return table[drawn.numpy()].reshape(height, width, 3)
+
+
+def draw_cameras(draw: ImageDraw.ImageDraw, outlines: np.ndarray, colors: list, sources: int) -> None:
+    """Cameras' pyramids (V, 5, 2) on the page, apex first, with their numbers, and the path of the targets."""
+    eyes = outlines[:, 0]
+    if len(eyes) - sources > 1:
+        path = [tuple(eye) for eye in eyes[sources:]]
+        draw.line(path, fill=INK, width=4)
+        draw.line(path, fill=TARGET_COLOR, width=2)
+    edges = ((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1))
+    for ink, thick in ((True, 5), (False, 3)):
+        for view in reversed(range(len(eyes))):
+            for start, end in edges:
+                line = [tuple(outlines[view, start]), tuple(outlines[view, end])]
+                draw.line(line, fill=INK if ink else colors[view], width=thick)
     numbered: list[np.ndarray] = []
-    for view, place in enumerate(places - 0.6 * length * axes[:, 2]):
+    for view, eye in enumerate(eyes):
+        ahead = outlines[view, 1:].mean(0) - eye
+        length = np.hypot(*ahead)
+        at = eye - (ahead / length if length > 1 else np.array([0.0, -1])) * 16
         # Of numbers that would overlap, the first.
-        if all(np.hypot(*(place - other)) > 20 for other in numbered):
-            numbered.append(place)
-            draw.text(tuple(place), str(view), INK, font, anchor="mm")
+        if all(np.hypot(*(at - other)) > 26 for other in numbered):
+            numbered.append(at)
+            draw.text(tuple(at), str(view), INK, FONT, anchor="mm", stroke_width=4, stroke_fill=PAPER)
 
-    bar = 10.0 ** math.floor(math.log10(extent / 3))
-    bar *= max(step for step in (1, 2, 5) if step * bar <= extent / 3)
-    left, bottom = 16, size - 16
-    draw.line([(left, bottom), (left + bar * scale, bottom)], fill=INK, width=3)
-    draw.text((left, bottom - 8), f"{bar:g}", INK, font, anchor="lb")
-    lines = [(f"{sources} sources", SOURCE_COLOR), (f"{len(cameras) - sources} targets", TARGET_COLOR)]
+
+def with_title(page: Image.Image, name: str) -> Image.Image:
+    """A panel below its name."""
+    titled = Image.new("RGB", (page.width, page.height + 30), PAPER)
+    titled.paste(page, (0, 30))
+    draw = ImageDraw.Draw(titled)
+    draw.line([(12, 1), (page.width - 12, 1)], fill=(190, 188, 180), width=1)
+    draw.text((16, 6), name, INK, FONT)
+    return titled
+
+
+def legend(views: int, sources: int, share: Tensor | None, width: int) -> Image.Image:
+    """What the colours mean, and how much of the targets is covered."""
+    lines = [(f"{sources} sources", SOURCE_COLOR)]
+    if views > sources:
+        lines.append((f"{views - sources} targets", TARGET_COLOR))
     if share is not None and len(share):
         unseen = int((share < MOSTLY_UNSEEN).sum())
-        lines.append((f"{unseen} targets mostly unseen by any source", UNSEEN_COLOR))
-        lines.append((f"{share.mean():.0%} of the targets covered, {share.min():.0%} of the least", INK))
+        if unseen:
+            lines.append((f"{unseen} targets mostly unseen by any source", UNSEEN_COLOR))
+        lines.append((f"{share.mean():.0%} of the targets covered, {share.min():.0%} of the least", PAPER))
+    strip = Image.new("RGB", (width, 14 + 26 * len(lines)), PAPER)
+    draw = ImageDraw.Draw(strip)
     for line, (text, color) in enumerate(lines):
-        draw.text((16, 12 + 20 * line), text, color, font)
-    return torch.from_numpy(np.array(page)).float() / 255
+        draw.rectangle((16, 12 + 26 * line, 32, 28 + 26 * line), fill=color)
+        draw.text((42, 9 + 26 * line), text, INK, FONT)
+    return strip
+
+
+def length_bar(scale: float, width: int) -> Image.Image:
+    """A bar of a round length. scale: pixels per unit."""
+    most = width / 3 / scale
+    bar = 10.0 ** math.floor(math.log10(most))
+    bar *= max(step for step in (1, 2, 5) if step * bar <= most)
+    strip = Image.new("RGB", (width, 36), PAPER)
+    draw = ImageDraw.Draw(strip)
+    draw.line([(16, 18), (16 + bar * scale, 18)], fill=INK, width=4)
+    draw.text((26 + bar * scale, 18), f"{bar:g}", INK, FONT, anchor="lm")
+    return strip

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from .coverage import HIDES, POINTS_PER_SOURCE
 from .depth_maps import GRAZING, PosedDepth, Progress, unit
 
+# At most so many points of a source are projected.
+POINTS_PER_SOURCE = 1 << 16
+# A surface seen from behind hides what lies further back than this times its own depth.
+HIDES = 1.05
 # What no source has seen.
 HOLE = (235 / 255, 70 / 255, 80 / 255)
 # Pixels that are tested against triangles at a time.

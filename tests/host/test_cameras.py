@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from gld_core.cameras import Cameras, motions
-from gld_core.geometry import coverage
 from gld_core.geometry.depth_maps import PosedDepth, usable
+from gld_core.geometry.reprojection import reproject
 from gld_core.io.cameras import read_cameras, read_scene
 from gld_core.io.colmap import write_colmap
 from gld_core.io.images import fit, read_image, to_bytes, write_png
@@ -262,6 +262,21 @@ def test_keyframes_are_cameras_of_any_kind(saved, graph, only, scene):
     assert same(found[3:], cameras[[2, 3, 4, 4]], 1e-5)
 
 
+@pytest.mark.parametrize("lens, focal", [("source", 1.0), ("3D view", None)])
+def test_a_3d_view_as_keyframe_has_the_sources_lens_unless_told_otherwise(saved, graph, only, lens, focal):
+    prompt = only(graph(targets="1"), "scene")
+    position = {"x": 0.0, "y": 0.0, "z": 1.0}
+    info = {"position": position, "target": {"x": 0.0, "y": 0.0, "z": 0.0}, "fov": 20.0, "cameraType": "perspective"}
+    prompt["view"] = node("TestValue", json=json.dumps(info))
+    values = {"keyframes.keyframe0": ["view", 0], "number": 1}
+    prompt["set"] = set_cameras(["scene", 1], "keyframes", **values, **({} if lens == "source" else {"lens": lens}))
+    prompt["set"]["inputs"]["sources"] = 2
+    prompt["save"] = save(["set", 0])
+    found = saved(prompt, "save")[0]
+    meant = found.K[0, 0, 0] if focal else found.height / 2 / math.tan(math.radians(10))
+    assert found.K[2, 0, 0].item() == pytest.approx(float(meant), rel=1e-4)
+
+
 @pytest.mark.parametrize("views, targets", [("2, 4", "2, 4"), ("", "0-5")])
 def test_set_cameras_puts_targets_behind_sources(server, graph, only, views, targets):
     shutil.copytree(server.base / "input/room", server.base / "input/other", dirs_exist_ok=True)
@@ -490,6 +505,7 @@ def test_the_preview_shows_what_no_source_has_seen(server, estimate, core, photo
     prompt["save mask"] = node("SaveImage", images=["mask", 0], filename_prefix="mask")
     prompt["save glb"] = node("SaveGLB", mesh=["preview", 0], filename_prefix="cameras")
     prompt["report"] = show(["preview", 3])
+    prompt["save views"] = node("SaveImage", images=["preview", 4], filename_prefix="seen")
     prompt["save"] = save(["set", 0])
     result = server.run(prompt | {"path": show(["save", 1])})
     masks = np.stack([np.asarray(Image.open(path))[..., 0] for path in result.files("save mask")]) / 255
@@ -498,13 +514,31 @@ def test_the_preview_shows_what_no_source_has_seen(server, estimate, core, photo
     geometry = core.autoencoder.estimate(torch.stack([fit(image, middle, 56, 84)[0] for image in photographs]))
     cameras = read_cameras(result.history["outputs"]["path"]["text"][0])[0]
     keep = usable(geometry.depth, geometry.depth_conf, 1.0)
-    meant = coverage.coverage(PosedDepth(geometry.depth, cameras[:2], keep), cameras[2:]).numpy()
-    assert (np.abs(masks - meant) < 0.01).mean() > 0.999
+    fitted = torch.stack([fit(image, middle, 56, 84)[0] for image in photographs])
+    pictures, meant = reproject(PosedDepth(geometry.depth, cameras[:2], keep, fitted), cameras[2:])
+    assert (np.abs(masks - meant.numpy()) < 0.01).mean() > 0.999
+    shown = np.stack([np.asarray(Image.open(path)) for path in result.files("save views")]) / 255
+    assert (np.abs(shown - pictures.movedim(1, -1).numpy()).max(-1) < 0.02).mean() > 0.99
     shares = [f"view {2 + view}: {mask.mean():.0%}" for view, mask in enumerate(masks)]
     assert result.history["outputs"]["report"]["text"][0].splitlines()[1:] == shares
     assert result.files("preview")[0].stat().st_size > 1000
     lines = glb_positions(result.files("save glb", "3d")[0], "cameras")
     assert np.abs(lines[0]).max() < 1e-6 and (lines[1:5, 2] < 0).all(), "the first camera looks down -Z from the origin"
+
+
+def test_without_targets_the_preview_shows_the_scene(server, estimate):
+    prompt = estimate(2)
+    settings = {"sources": 0, "min_confidence": 1.0, "max_points": 1000}
+    prompt["preview"] = node("GLDPreviewCameras", cameras=["estimate", 0], geometry=["estimate", 2], **settings)
+    prompt["save glb"] = node("SaveGLB", mesh=["preview", 0], filename_prefix="scene")
+    prompt["report"] = show(["preview", 3])
+    result = server.run(prompt)
+    assert result.history["outputs"]["report"]["text"] == ["2 sources, no targets"]
+    assert 500 < len(glb_positions(result.files("save glb", "3d")[0], "points")) <= 1000
+    assert result.files("preview")[0].stat().st_size > 1000
+    prompt["save views"] = node("SaveImage", images=["preview", 4], filename_prefix="seen")
+    messages = [m["data"] for m in server.run(prompt).messages if m["type"] == "execution_error"]
+    assert "There are no targets; add them with Move GLD Camera" in messages[0]["exception_message"]
 
 
 def glb_positions(path: Path, mesh: str) -> np.ndarray:

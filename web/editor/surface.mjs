@@ -14,7 +14,7 @@ import { depths } from "./scene_file.mjs"
 
 /** What no source has seen, in the page and in the node's preview. */
 export const UNSEEN = [235 / 255, 70 / 255, 80 / 255]
-// A surface seen from behind hides what lies further back than this times its own depth: geometry/coverage.py.
+// A surface seen from behind hides what lies further back than this times its own depth: geometry/reprojection.py.
 const HIDES = 1.05
 const GRAZING = Math.cos((85 * Math.PI) / 180)
 
