@@ -205,10 +205,11 @@ def sample_views(
     overlap=OVERLAP,
     closed=False,
     long_paths="quality",
+    speed_up=None,
     node_id=None,
 ) -> dict:
-    """The LATENT of a level, with the plan of its windows for the decoders. level1: for the cascade. node_id: of the
-    node that says what is done.
+    """The LATENT of a level, with the plan of its windows for the decoders. level1: for the cascade. speed_up: as in
+    `sampling.sample`. node_id: of the node that says what is done.
     """
     if not math.isfinite(cfg + shift):
         raise ValueError(f"The inputs 'cfg' and 'shift' are {cfg} and {shift}; give finite numbers.")
@@ -233,7 +234,9 @@ def sample_views(
         host.say("\n".join([*about, text]), node_id)
 
     say()
-    samples = sampling.sample(model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say)
+    samples = sampling.sample(
+        model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say, speed_up
+    )
     return {"samples": samples, "gld_level": level, "gld_windows": plan}
 
 
@@ -346,13 +349,15 @@ class GLDSample(io.ComfyNode):
         for level, model in given.items():
             networks.check_model(model, views, level, f"level{level}_model")
         settings["node_id"] = cls.hidden.unique_id
-        latents = {0: None}
+        latents, speed_up = {0: None}, None
         for level, model in given.items():
             count = steps
             if quality == "quick":
                 count = steps or round(model.model.family.steps * QUICK_STEPS)
-                model = sampling.sped_up(model, flow.FAST.guidance, QUICK_REUSE)
-            latents[level] = sample_views(level, model, views, latents.get(1), steps=count, **settings)
+                speed_up = (flow.FAST.guidance, QUICK_REUSE)
+            latents[level] = sample_views(
+                level, model, views, latents.get(1), steps=count, speed_up=speed_up, **settings
+            )
         return finished(views, latents[1], latents[0])
 
 

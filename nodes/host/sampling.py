@@ -52,14 +52,18 @@ def sample(
     scheduler: str,
     shift: float,
     say: Callable[[str], None],
+    speed_up: tuple[tuple[float, float], int] | None = None,
 ) -> Tensor:
     """Sample window by window, each the way the stock nodes do: (1, C, V, h, w). What earlier windows have made is held
     by the host's own mask for inpainting, which is `flow.hold_known_views`. A sampling that was interrupted goes on
-    after its last finished window if nothing has changed. say: told the time that is left.
+    after its last finished window if nothing has changed. say: told the time that is left. speed_up: what `sped_up` is
+    to do.
     """
     remaining = TimeLeft(say)
-    settings = (plan, seed, steps, cfg, sampler, scheduler, shift)
+    settings = (plan, seed, steps, cfg, sampler, scheduler, shift, speed_up)
     wanted = Unfinished(conditioning(views, level1)[2], model, level1, settings)
+    if speed_up is not None:
+        model = sped_up(model, *speed_up)
     before = views.unfinished.get(model.model.level)
     current = before if before is not None and before.continues(wanted) else wanted
     views.unfinished[model.model.level] = current

@@ -111,13 +111,15 @@ def test_eighty_views_need_little_more_memory_than_twenty(server, long_path):
     assert grown < 150
 
 
-def interrupted(server, prompt: dict, steps: int) -> None:
-    """Queue a prompt, and interrupt it after that many sampling steps."""
+def interrupted(server, prompt: dict, steps: int, level: int = 1) -> None:
+    """Queue a prompt, and interrupt it after that many sampling steps of level 1, or of level 0 after level 1."""
     prompt_id = server.queue(prompt)
-    value = 0
-    while value < steps:
+    value, finished = 0, level == 1
+    while not finished or value < steps:
         message = server.messages.get(timeout=60)
         value = message["data"]["value"] if message["type"] == "progress" else 0
+        if not finished and value and value == message["data"]["max"]:
+            value, finished = 0, True
     server.post("/interrupt", {})
     server.wait(prompt_id)
     assert "execution_interrupted" in [kind for kind, _ in server.history(prompt_id)["status"]["messages"]]
@@ -138,6 +140,32 @@ def test_an_interrupted_path_goes_on_from_its_finished_windows_if_nothing_change
     # The same in one go: other settings in between take the result out of the host's cache.
     assert server.run({**prompt, "level1": {**prompt["level1"], "inputs": prompt["level1"]["inputs"] | {"cfg": 2.0}}})
     assert torch.equal(server.run(prompt).latent("save level1"), found)
+
+
+@pytest.mark.parametrize("level", [1, 0])
+def test_a_quick_path_goes_on_in_the_level_that_was_interrupted(server, only, long_path, level):
+    """Sample GLD at quality quick: four windows of 8 steps a level."""
+    prompt = long_path(11, **PLAN)
+    prompt["both"] = {
+        "class_type": "GLDSample",
+        "inputs": prompt["level1"]["inputs"]
+        | {"level1_model": prompt["level1"]["inputs"]["model"], "level0_model": prompt["level0"]["inputs"]["model"]}
+        | {"quality": "quick", "steps": 8, "seed": 20 + level},
+    }
+    del prompt["both"]["inputs"]["model"]
+    prompt["save level1"]["inputs"]["samples"] = ["both", 0]
+    prompt["save level0"]["inputs"]["samples"] = ["both", 1]
+    prompt = only(prompt, "save level1", "save level0")
+    interrupted(server, prompt, 20, level)
+    again = server.run(prompt)
+    progress = [m["data"]["value"] for m in again.messages if m["type"] == "progress" and m["data"]["node"] == "both"]
+    # Two windows were finished; level 1 has to be done no more where level 0 was interrupted.
+    assert progress[0] == 17 and (1 in progress) == (level == 1)
+    found = [again.latent(f"save level{number}") for number in (1, 0)]
+    changed = {**prompt, "both": {**prompt["both"], "inputs": prompt["both"]["inputs"] | {"cfg": 2.0}}}
+    assert server.run(changed)
+    whole = server.run(prompt)
+    assert all(torch.equal(whole.latent(f"save level{number}"), one) for number, one in zip((1, 0), found, strict=True))
 
 
 def test_cancel_ends_a_long_path_between_two_steps(server, only, long_path):
