@@ -1,9 +1,10 @@
 """More views than the networks were trained on: a long path in windows of a few views each.
 
 Every window has all source views and a stretch of the path that overlaps with the one before. What earlier windows
-have made, the sources' generated features included, is held while the new views are sampled, and every view's noise
-is its own part of one noise field: a window continues its predecessor. Decoding goes window by window too, so the
-networks never see more than a window's views at once. docs/paths.md says what else was tried, and how each did.
+have made, the sources' generated features included, is held while the new views are sampled, and half of the noise of
+all targets is the same: a window continues its predecessor, and neighbours differ less. Decoding goes window by window
+too, so the networks never see more than a window's views at once. docs/paths.md says what else was tried, and how each
+did.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +18,11 @@ from .flow import Callback, Sampling
 from .pipeline import GLD
 
 AS_RELEASED = Sampling()
+# Views of a window, sources included, and targets that it shares with the one before. The released models were trained
+# with up to 8 views.
+SIZE, OVERLAP = 12, 2
+# What the targets of a path of several windows have in common, as a share of their noise's variance.
+COMMON_NOISE = 0.5
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,9 @@ class Window:
     new: list[int]
 
 
-def split_into_windows(sources: int, views: int, size: int = 8, overlap: int = 2, loop: bool = False) -> list[Window]:
+def split_into_windows(
+    sources: int, views: int, size: int = SIZE, overlap: int = OVERLAP, loop: bool = False
+) -> list[Window]:
     """Cut `views` views, the first `sources` of them sources, into windows of `size` views (one smaller if all fit).
 
     overlap: how many made targets a window has beside its new ones, the last one possibly more, so that all are of one
@@ -62,6 +70,18 @@ def split_into_windows(sources: int, views: int, size: int = 8, overlap: int = 2
     return out
 
 
+def with_common_noise(noise: Tensor, sources: int) -> Tensor:
+    """Initial noise (V, ...) of which all targets have a share in common: every target but the first is mixed from the
+    first one's noise and its own. Of each alone the distribution stays what it was.
+
+    Ge et al., Preserve Your Own Correlation, 2023 (their mixed noise model).
+    """
+    out = noise.clone()
+    out[sources + 1 :] *= (1 - COMMON_NOISE) ** 0.5
+    out[sources + 1 :] += COMMON_NOISE**0.5 * noise[sources]
+    return out
+
+
 def part(views: Views, window: Window) -> Views:
     """The views of one window: its own sources of those that were encoded, and its own cameras."""
     chosen = [view for view in window.views if view < len(views.level1)]
@@ -77,11 +97,14 @@ def sample(
     sampling: Sampling = AS_RELEASED,
 ) -> Tensor:
     """`GLD.sample_level1` (level 1, level1 None) or `GLD.cascade_level0` (level 0) of all views, in windows: (V, C, h,
-    w) float32 on the CPU. With a single window it is what those give.
+    w) float32 on the CPU. With a single window it is what those give; with more, the initial noise becomes that of
+    `with_common_noise`.
 
     The callback counts the steps of all windows; `denoised` is of the window's views.
     """
     noise = sampling.initial_noise(views.latent_shape, level)
+    if len(plan) > 1:
+        noise = with_common_noise(noise, len(views.level1))
     out = torch.empty(views.latent_shape)
     for number, window in enumerate(plan):
         step = None if sampling.callback is None else counted(sampling.callback, number, len(plan))

@@ -32,7 +32,7 @@ from .description import DEFAULT_MOTION, Job
 from .results import check_free, result_folder, write_result
 
 # The models were trained on up to eight views, of which one to four are sources.
-WINDOW, MOST_PHOTOGRAPHS = 8, 4
+MOST_PHOTOGRAPHS = 4
 
 
 def comfyui_noise(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -159,7 +159,7 @@ def make(job: Job, given: Given, gld: GLD, progress: Callable[[str], Callback | 
     cameras, names = place_targets(job, given, gld)
     N, V = len(given.photographs), len(cameras)
     views = gld.encode_views(given.photographs, cameras)
-    window = job.window or max(WINDOW, N + job.overlap + 1)
+    window = job.window or max(windows.SIZE, N + job.overlap + 1)
     if window >= V:
         plan = [windows.Window(list(range(V)), list(range(V)))]
     else:

@@ -69,6 +69,8 @@ def sample(
     views.unfinished[model.model.level] = current
     out, first = current.made, current.windows
     noise = comfy.sample.prepare_noise(out, seed)
+    if len(plan) > 1:
+        noise = windows.with_common_noise(noise.movedim(2, 0), len(views.level1)).movedim(0, 2)
     for number, window in list(enumerate(plan))[first:]:
         given = None if level1 is None else level1[:, :, window.views]
         positive, negative, empty = conditioning(windows.part(views, window), given, (number, len(plan)))

@@ -1,30 +1,35 @@
 """How a long path is best cut into windows: pictures, drift, seams, flicker, depth and cost of each way.
 
-    python tests/bench/paths.py [--models FOLDER] [--rooms 2] [--sources 1,2,4] [--steps 4] [--only NAME,NAME]
+    python tests/bench/paths.py [--rooms 1] [--sources 1,2,4] [--paths forward,closed] [--no-cascade] [--only 0,2,4]
 
 Paths of 80 views through rendered rooms that the small model has not seen: forward, around an ellipse back to the
 start, to and fro, and around a corner. The sources are views of the path, evenly spread, and the targets the others.
 One row a strategy, means over rooms and paths:
 
 - PSNR dB of the targets, and *sharp*: their mean gradient as a share of the truth's
-- *drift*: what the PSNR gains (loses, if below 0) from the first target to the last by linear regression
+- *slope*: how much the PSNR changes from the first target to the last, by linear regression, without its sign. Most of
+  it is what the path shows. *drift*: the same of the PSNR less that of windows of 8 which know nothing of each other,
+  so that what is left is what a window hands on to the next
 - *far*: PSNR of the quarter of the targets furthest from a source
 - *flicker*: mean difference of neighbouring frames after warping by the true depth, less the truth's own; *seam*: that
   difference between frames of different windows over that between frames of one window
 - *near*, *apart*: the share of pixels whose depth two views agree on, for neighbours and for views 20 apart
 - *closing*: the same as flicker between the last target of the closed path and the first
-- windows, *evaluations* of the network, *views*: the sum of what is in all windows, and seconds
+- windows, *evaluations* of the network, *views*: the sum of what is in all windows, and seconds of the processor
 """
 
 import argparse
+import re
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -36,7 +41,7 @@ from gld_core.conditioning import conditions  # noqa: E402
 from gld_core.evaluation.metrics import psnr  # noqa: E402
 from gld_core.flow import Sampling  # noqa: E402
 from gld_core.geometry.depth_maps import PosedDepth, agreement  # noqa: E402
-from gld_core.io.images import PATCH  # noqa: E402
+from gld_core.io.images import PATCH, to_bytes  # noqa: E402
 from gld_core.synthetic.render import Room, render_views  # noqa: E402
 
 VIEWS, HEIGHT, WIDTH, FIRST_SEED = 80, 70, 126, 1_000_100
@@ -81,6 +86,10 @@ def path(kind: str, room: Room) -> np.ndarray:
     return found
 
 
+KEYS = (
+    "PSNR", "sharp", "slope", "drift", "far", "flicker", "seam", "near", "apart", "closing",
+    "windows", "evaluations", "views", "seconds",
+)  # fmt: skip
 PATHS = ("forward", "closed", "to and fro", "corner")
 
 
@@ -141,11 +150,24 @@ def agree(scene: Scene, depth, apart: int) -> float:
     return float(np.mean(shares))
 
 
+def save_frames(folder: Path, scene: Scene, rgb) -> None:
+    """The path's frames in order, photographs included, and one sheet of generated frames above the true ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = [to_bytes(image) for image in [*scene.images[: scene.sources], *rgb[scene.sources :]]]
+    truth = [to_bytes(image) for image in scene.images]
+    for frame, view in enumerate(scene.along):
+        Image.fromarray(np.hstack([shown[view], truth[view]])).save(folder / f"{frame:03d}.png")
+    rows = [
+        np.hstack([pictures[view] for view in scene.along[start : start + 10]])
+        for start in range(0, VIEWS, 10)
+        for pictures in (shown, truth)
+    ]
+    Image.fromarray(np.vstack(rows)).save(folder / "sheet.png")
+
+
 def measure(scene: Scene, rgb, depth, plan) -> dict[str, float]:
     N, truth = scene.sources, scene.images
     errors = psnr(rgb[N:].clamp(0, 1), truth[N:])
-    order = torch.tensor(scene.place[N:]).double()
-    centred = order - order.mean()
     centres = scene.cameras.c2w[:, :3, 3]
     distance = torch.cdist(centres[N:], centres[:N]).amin(1)
     furthest = distance.argsort(descending=True)[: len(distance) // 4]
@@ -161,7 +183,6 @@ def measure(scene: Scene, rgb, depth, plan) -> dict[str, float]:
     row = {
         "PSNR": errors.mean().item(),
         "sharp": sharpness(rgb[N:].clamp(0, 1)) / sharpness(truth[N:]),
-        "drift": (centred @ errors.double() / centred.square().sum() * (VIEWS - 1)).item(),
         "far": errors[furthest].mean().item(),
         "flicker": flicker.mean().item(),
         "seam": (moved[~same].mean() / moved[same].mean()).item() if same.any() and not same.all() else 1.0,
@@ -177,29 +198,6 @@ def measure(scene: Scene, rgb, depth, plan) -> dict[str, float]:
             gaps.append((moved - pictures[first]).abs().mean(0)[inside].mean())
         row["closing"] = (gaps[0] - gaps[1]).item()
     return row
-
-
-def reprojected_noise(cameras, sources: int, h: int, w: int, shape, level: int) -> torch.Tensor:
-    """One noise field along the path: every target's token takes the noise of the nearest token of the view before it
-    that shows the same point at the scene's depth, and new noise where none does.
-    """
-    noise = Sampling().initial_noise(shape, level)
-    depth = scene_depth(cameras[:sources])
-    step_y, step_x = cameras.height / h, cameras.width / w
-    v, u = torch.meshgrid((torch.arange(h) + 0.5) * step_y, (torch.arange(w) + 0.5) * step_x, indexing="ij")
-    for view in range(sources + 1, len(cameras)):
-        now, before = cameras[view : view + 1], cameras[view - 1 : view]
-        rays = torch.stack([u, v, torch.ones_like(u)], dim=-1).double() @ torch.linalg.inv(now.K[0].double()).T
-        points = depth * rays @ now.c2w[0, :3, :3].double().T + now.c2w[0, :3, 3].double()
-        w2c = torch.linalg.inv(before.c2w[0].double())
-        local = (points @ w2c[:3, :3].T + w2c[:3, 3]) @ before.K[0].double().T
-        x, y = (
-            (local[..., 0] / local[..., 2] / step_x).floor().long(),
-            (local[..., 1] / local[..., 2] / step_y).floor().long(),
-        )
-        inside = (local[..., 2] > 0) & (x >= 0) & (x < w) & (y >= 0) & (y < h)
-        noise[view][:, inside] = noise[view - 1][:, y[inside], x[inside]]
-    return noise
 
 
 def overlap(cameras, depth: float) -> torch.Tensor:
@@ -300,148 +298,197 @@ def carry_noise(noise: torch.Tensor, cameras, sources: int) -> torch.Tensor:
     return out
 
 
-Plan = Callable[[Scene], list[windows.Window]]
+@dataclass(frozen=True)
+class Strategy:
+    """kind: "chain" of windows with all sources; "nearest": those that overlap most with the new targets; "alone": a
+    chain whose windows do not know of each other. common: the share of the noise's variance that all targets have in
+    common; carried: it moves with the scene. together: all windows step at the same time, and blend where they overlap.
+    """
+
+    kind: str = "chain"
+    size: int = 8
+    shared: int = 2
+    nearest: int = 4
+    gap: int = 0
+    common: float = 0.0
+    carried: bool = False
+    together: bool = False
+
+    def plan(self, scene: Scene) -> list[windows.Window]:
+        closed = scene.kind == "closed"
+        if self.kind == "nearest":
+            return by_overlap(scene.cameras, scene.sources, self.size, self.nearest, self.shared, self.gap, closed)
+        plan = windows.split_into_windows(scene.sources, VIEWS, self.size, self.shared, closed)
+        return [windows.Window(w.views, w.views) for w in plan] if self.kind == "alone" else plan
+
+    def noise(self, scene: Scene, shape, level: int) -> torch.Tensor:
+        """Before `windows.sample` mixes in what targets have in common; a carried one comes mixed."""
+        noise = Sampling().initial_noise(shape, level)
+        windows.COMMON_NOISE = 0.0 if self.carried else self.common
+        if not self.carried:
+            return noise
+        own = Sampling(seed=1).initial_noise(shape, level)
+        carried = carry_noise(noise, scene.cameras, scene.sources)
+        return self.common**0.5 * carried + (1 - self.common) ** 0.5 * own
 
 
-def chain(size: int, overlap: int) -> Plan:
-    return lambda scene: windows.split_into_windows(scene.sources, VIEWS, size, overlap, scene.kind == "closed")
-
-
-# name: plan, and what else is done: warped noise
-STRATEGIES: dict[str, tuple[Plan, str]] = {
-    "chain 8, overlap 2 (0.1.0)": (chain(8, 2), ""),
-    "chain 8, overlap 1": (chain(8, 1), ""),
-    "chain 16, overlap 2": (chain(16, 2), ""),
-    "chain 8, overlap 2, noise carried": (chain(8, 2), "noise"),
+DEFAULT = Strategy(size=windows.SIZE, shared=windows.OVERLAP, common=windows.COMMON_NOISE)
+STRATEGIES = {
+    "windows of 8, overlap 2 (0.1.0)": Strategy(),
+    "windows of 8, overlap 1": Strategy(shared=1),
+    "windows of 12, overlap 2": Strategy(size=12),
+    "windows of 16, overlap 2": Strategy(size=16),
+    "windows of 12, half of the noise in common (the default)": DEFAULT,
+    "windows of 12, all noise in common": Strategy(size=12, common=1.0),
+    "windows of 12, half of the noise carried along the path": Strategy(size=12, common=0.5, carried=True),
+    "windows of 8, half of the noise in common (quality)": Strategy(common=0.5),
+    "windows of 8, 2 nearest sources, overlap 1": Strategy("nearest", nearest=2, shared=1),
+    "windows of 8, 2 nearest sources, overlap 1, half in common": Strategy("nearest", nearest=2, shared=1, common=0.5),
+    "anchors first, windows of 8": Strategy("nearest", nearest=2, shared=1, gap=4),
+    "anchors first, windows of 12": Strategy("nearest", size=12, nearest=2, shared=2, gap=8),
+    "anchors first, windows of 12, half in common": Strategy("nearest", 12, nearest=2, gap=8, common=0.5),
+    "together, windows of 12": Strategy(size=12, together=True),
+    "together, windows of 12, half in common": Strategy(size=12, together=True, common=0.5),
+    "together, windows of 8, 2 nearest sources": Strategy("nearest", nearest=2, together=True),
 }
 
 
-def planned(name: str, extra: str = "", **options) -> None:
-    STRATEGIES[name] = (
-        lambda scene: by_overlap(scene.cameras, scene.sources, closed=scene.kind == "closed", **options),
-        extra,
-    )
-
-
-planned("nearest 2, shared 2", nearest=2, shared=2)
-planned("nearest 2, shared 1", nearest=2, shared=1)
-planned("nearest 1, shared 1", nearest=1, shared=1)
-planned("anchors 4, nearest 2", nearest=2, shared=1, gap=4)
-planned("anchors 6, nearest 2, size 10", size=10, nearest=2, shared=1, gap=6)
-STRATEGIES["together: nearest 2, shared 2"] = (STRATEGIES["nearest 2, shared 2"][0], "together")
-planned("nearest 2, shared 1, noise carried", extra="noise", nearest=2, shared=1)
-planned("nearest 2, shared 2, noise carried", extra="noise", nearest=2, shared=2)
-planned("nearest 3, shared 1, noise carried", extra="noise", nearest=3, shared=1)
-planned("nearest 2, shared 1, size 9, noise carried", extra="noise", size=9, nearest=2, shared=1)
-planned("nearest 3, shared 1, size 10, noise carried", extra="noise", size=10, nearest=3, shared=1)
-planned("anchors 4, nearest 2, noise carried", extra="noise", nearest=2, shared=1, gap=4)
-planned("anchors 6, nearest 2, size 10, noise carried", extra="noise", size=10, nearest=2, shared=1, gap=6)
-STRATEGIES["chain 16, overlap 2, noise carried"] = (chain(16, 2), "noise")
-STRATEGIES["together: nearest 2, shared 2, noise carried"] = (STRATEGIES["nearest 2, shared 2"][0], "together noise")
-
-
-STRATEGIES["chain 8, overlap 1, noise carried"] = (chain(8, 1), "noise")
-STRATEGIES["chain 8, overlap 1, noise static"] = (chain(8, 1), "noise static")
-STRATEGIES["chain 12, overlap 2, noise carried"] = (chain(12, 2), "noise")
-STRATEGIES["chain 12, overlap 2"] = (chain(12, 2), "")
-
-
 @torch.inference_mode()
-def together(gld, level, views, level1, plan, steps, noise=None):
-    """All windows step together: a view's velocity is the mean over the windows that have it."""
-    noise = Sampling(noise=noise).initial_noise(views.latent_shape, level)
-    network, velocities = gld.diffusion[level], []
+def together(gld, scene, level, views, level1, plan, steps, noise):
+    """All windows step together: a view's velocity is the mean over the windows that have it, a target's by how far it
+    is from the ends of the window's stretch.
+    """
+    network, velocities, weights = gld.diffusion[level], [], []
+    total = torch.zeros(len(noise))
     for window in plan:
         local = windows.part(views, window)
         source = (local.level1 if level else local.level0).transpose(0, 1)[None]
         given = None if level1 is None else level1[window.views].transpose(0, 1)[None]
         branches = [network.prepare(source, **conditions(local, level, full), level1=given) for full in (False, True)]
         velocities.append(flow.guided(network, *branches, 1.5))
-    # The windows of the plan overlap in what they hold, too.
-    counts = torch.zeros(len(noise))
-    for window in plan:
-        counts[window.views] += 1
+        N = sum(view < scene.sources for view in window.views)
+        place = torch.arange(len(window.views) - N)
+        weight = torch.cat([torch.ones(N), torch.minimum(place, place.flip(0)) + 1.0])
+        weights.append(weight)
+        total[window.views] += weight
 
     def velocity(x, t):
-        total = torch.zeros_like(x)
-        for window, one in zip(plan, velocities, strict=True):
-            total[:, :, window.views] += one(x[:, :, window.views], t)
-        return total / counts.view(1, 1, -1, 1, 1)
+        out = torch.zeros_like(x)
+        for window, one, weight in zip(plan, velocities, weights, strict=True):
+            share = (weight / total[window.views]).view(1, 1, -1, 1, 1)
+            out[:, :, window.views] += share * one(x[:, :, window.views], t)
+        return out
 
     shift = flow.default_shift("da3", noise.shape[1], max(len(window.views) for window in plan))
     return flow.integrate(velocity, noise.transpose(0, 1)[None], flow.time_grid(steps, shift))[0].transpose(0, 1)
 
 
+def generate(gld, scene: Scene, strategy: Strategy, steps: int, levels: tuple[int, ...]):
+    """Pictures, depth, plan."""
+    views = gld.encode_views(scene.images[: scene.sources], scene.cameras)
+    plan, made = strategy.plan(scene), {0: None, 1: None}
+    for level in levels:
+        noise = strategy.noise(scene, views.latent_shape, level)
+        given = None if level == 1 else made[1]
+        if strategy.together:
+            noise = windows.with_common_noise(noise, scene.sources)
+            made[level] = together(gld, scene, level, views, given, plan, steps, noise)
+        else:
+            made[level] = windows.sample(gld, level, views, given, plan, Sampling(steps, noise=noise))
+    rgb, _ = windows.decode_rgb(gld, views, made[1], made[0], plan)
+    return rgb, windows.decode_geometry(gld, views, made[1], made[0], plan).depth, plan
+
+
+def slope(scene: Scene, errors: torch.Tensor) -> float:
+    """How much `errors` of the targets gain from the first view of the path to the last, by linear regression."""
+    order = torch.tensor(scene.place[scene.sources :]).double()
+    centred = order - order.mean()
+    return (centred @ errors.double() / centred.square().sum() * (VIEWS - 1)).item()
+
+
+def status(name: str) -> float:
+    """MiB of this process. VmHWM: the most so far; VmRSS: now (Linux)."""
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[1]) / 1024
+
+
+def peak_memory(models: Path, size: int, count: int) -> float:
+    """MiB that a path of `count` views takes at its peak beyond networks and photographs, in 1 step of level 1."""
+    gld = gld_core.load(models, keep=True)
+    t = np.linspace(0, 1, count)[:, None]
+    c2w = look_at(np.array([1.6, 0, 0]) * t, np.array([1.6, 0, 0]) * t + np.array([0, 3.0, 0]))
+    K = torch.tensor([[90.0, 0, WIDTH / 2], [0, 90, HEIGHT / 2], [0, 0, 1]]).expand(count, 3, 3)
+    cameras = gld_core.Cameras(torch.from_numpy(c2w), K, HEIGHT, WIDTH)
+    views = gld.encode_views(torch.rand(4, 3, HEIGHT, WIDTH), cameras)
+    plan = windows.split_into_windows(4, count, size, 2)
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    level1 = windows.sample(gld, 1, views, None, plan, Sampling(1))
+    windows.decode_rgb(gld, views, level1, None, plan)
+    return status("VmHWM") - before
+
+
+def print_memory(models: Path) -> None:
+    print("\n| views of the path | windows of 8, MiB | windows of 12, MiB |\n|--:|--:|--:|")
+    for count in (20, 80, 320):
+        cells = []
+        for size in (8, 12):
+            with get_context("spawn").Pool(1) as pool:
+                cells.append(f"{pool.apply(peak_memory, (models, size, count)):.0f}")
+        print(f"| {count} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--models", type=Path, default=ROOT / "gld_core" / "nano")
-    parse.add_argument("--rooms", type=int, default=2)
+    parse.add_argument("--rooms", type=int, default=1)
     parse.add_argument("--sources", default="1,2,4")
     parse.add_argument("--steps", type=int, default=4)
     parse.add_argument("--paths", default=",".join(PATHS))
+    parse.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parse.add_argument("--no-cascade", action="store_true", help="level 1 alone, half the time")
-    parse.add_argument("--only", help="strategies whose name holds one of these, separated by commas")
+    parse.add_argument("--only", help="numbers of strategies, from 0, separated by commas")
+    parse.add_argument("--memory", action="store_true", help="only the memory of paths of three lengths")
+    parse.add_argument("--out", type=Path, help="folder for contact sheets and frames")
     args = parse.parse_args()
-    gld = gld_core.load(args.models, keep=True)
-    counts = [int(n) for n in args.sources.split(",")]
-    strategies = {
-        name: value
-        for name, value in STRATEGIES.items()
-        if args.only is None or any(part in name for part in args.only.split(","))
-    }
-    keys = (
-        "PSNR",
-        "sharp",
-        "drift",
-        "far",
-        "flicker",
-        "seam",
-        "near",
-        "apart",
-        "closing",
-        "windows",
-        "views",
-        "seconds",
-    )
-    for sources in counts:
+    if args.memory:
+        return print_memory(args.models)
+    gld = gld_core.load(args.models, keep=True, dtype=getattr(torch, args.dtype))
+    levels = (1,) if args.no_cascade else (1, 0)
+    names = list(STRATEGIES)
+    if args.only:
+        names = [names[int(number)] for number in args.only.split(",")]
+    for sources in [int(n) for n in args.sources.split(",")]:
         scenes = [
             Scene(kind, FIRST_SEED + room, sources) for room in range(args.rooms) for kind in args.paths.split(",")
         ]
-        print(f"\n{sources} sources\n\n| strategy | {' | '.join(keys)} |\n|---|{'--:|' * len(keys)}", flush=True)
-        for name, (make, extra) in strategies.items():
+        alone = []
+        for scene in scenes:
+            rgb, _, _ = generate(gld, scene, Strategy("alone", shared=0), args.steps, levels)
+            alone.append(psnr(rgb[sources:].clamp(0, 1), scene.images[sources:]))
+        head = False
+        for name in names:
             rows = []
-            for scene in scenes:
-                start = time.perf_counter()
-                views = gld.encode_views(scene.images[:sources], scene.cameras)
-                plan = make(scene)
-                noise: list = [None, None]
-                if "noise" in extra:
-                    for level in (0, 1):
-                        own = Sampling().initial_noise(views.latent_shape, level)
-                        if "static" in extra:
-                            own[sources + 1 :] = own[sources]
-                        noise[level] = own if "static" in extra else carry_noise(own, scene.cameras, sources)
-                level0 = None
-                if "together" in extra:
-                    level1 = together(gld, 1, views, None, plan, args.steps, noise[1])
-                    if not args.no_cascade:
-                        level0 = together(gld, 0, views, level1, plan, args.steps, noise[0])
-                else:
-                    level1 = windows.sample(gld, 1, views, None, plan, Sampling(args.steps, noise=noise[1]))
-                    if not args.no_cascade:
-                        level0 = windows.sample(gld, 0, views, level1, plan, Sampling(args.steps, noise=noise[0]))
-                rgb, _ = windows.decode_rgb(gld, views, level1, level0, plan)
-                depth = windows.decode_geometry(gld, views, level1, level0, plan).depth
-                seconds = time.perf_counter() - start
+            for scene, reference in zip(scenes, alone, strict=True):
+                start = time.process_time()
+                rgb, depth, plan = generate(gld, scene, STRATEGIES[name], args.steps, levels)
+                seconds = time.process_time() - start
                 row = measure(scene, rgb, depth, plan)
-                row |= {"windows": len(plan), "views": sum(len(window.views) for window in plan), "seconds": seconds}
+                errors = psnr(rgb[sources:].clamp(0, 1), scene.images[sources:])
+                row["slope"] = abs(slope(scene, errors))
+                row["drift"] = abs(slope(scene, errors - reference))
+                row |= {"windows": len(plan), "evaluations": len(plan) * args.steps * len(levels)}
+                row |= {"views": sum(len(window.views) for window in plan), "seconds": seconds}
                 rows.append(row)
-            cells = []
-            for key in keys:
-                values = [row[key] for row in rows if key in row]
-                cells.append(f"{np.mean(values):.3f}" if values else "")
-            drift = np.mean([abs(row["drift"]) for row in rows])
-            print(f"| {name} | {' | '.join(cells)} | drift |{drift:.2f}|", flush=True)
+                if args.out:
+                    save_frames(args.out / f"{sources} {scene.kind} {name}", scene, rgb)
+            keys = [key for key in KEYS if any(key in row for row in rows)]
+            if not head:
+                print(
+                    f"\n{sources} sources\n\n| strategy | {' | '.join(keys)} |\n|---|{'--:|' * len(keys)}", flush=True
+                )
+                head = True
+            cells = [f"{np.mean([row[key] for row in rows if key in row]):.3f}" for key in keys]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

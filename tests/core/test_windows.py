@@ -1,6 +1,8 @@
 """Paths longer than the networks take: every view made once, windows that continue each other, bounded memory."""
 
 import dataclasses
+import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,6 +97,7 @@ def test_a_window_holds_what_is_made_and_starts_from_its_part_of_the_noise(gld, 
     noise, level1 = torch.randn(2, *views.latent_shape)
     out = windows.sample(gld, level, views, level1 if level == 0 else None, plan, Sampling(steps=1, noise=noise))
     assert len(calls) == len(plan)
+    noise = windows.with_common_noise(noise, 2)
     for window, given in zip(plan, calls, strict=True):
         assert torch.equal(given[1].cameras.c2w, views.cameras.c2w[window.views])
         assert level == 1 or torch.equal(given[2], level1[window.views])
@@ -102,6 +105,22 @@ def test_a_window_holds_what_is_made_and_starts_from_its_part_of_the_noise(gld, 
         known = {window.views[row]: data for row, data in given[4].items()}
         assert set(known) == set(window.views) - set(window.new)
         assert all(torch.equal(data, out[view]) for view, data in known.items())
+
+
+def test_half_of_the_noise_is_that_of_all_targets():
+    """Every view's own distribution stays; sources have none in common."""
+    noise = torch.randn(6, 200_000, generator=torch.Generator().manual_seed(3))
+    found = windows.with_common_noise(noise, 2)
+    meant = torch.eye(6)
+    meant[2:, 2:] = 0.5
+    meant[2, 3:] = meant[3:, 2] = 0.5**0.5
+    meant.fill_diagonal_(1)
+    assert torch.allclose(torch.cov(found), meant, atol=0.01)
+    assert torch.equal(found[:3], noise[:3])
+
+
+def test_eighty_views_from_four_photographs_need_a_third_of_the_windows_of_eight():
+    assert len(split_into_windows(4, 84, 8, 2)) == 39 and len(split_into_windows(4, 84)) == 13
 
 
 def independent(gld, level, views, level1, plan, noise):
@@ -124,8 +143,8 @@ def test_seams_are_smaller_where_windows_continue_each_other(gld, views):
     level0 = windows.sample(gld, 0, views, level1, plan, Sampling(steps=STEPS, noise=noise0))
     _, seams = windows.decode_rgb(gld, views, level1, level0, plan)
 
-    alone1 = independent(gld, 1, views, None, plan, noise1)
-    alone0 = independent(gld, 0, views, alone1, plan, noise0)
+    alone1 = independent(gld, 1, views, None, plan, windows.with_common_noise(noise1, 2))
+    alone0 = independent(gld, 0, views, alone1, plan, windows.with_common_noise(noise0, 2))
     rgb = [gld.decode_rgb(windows.part(views, window), alone1[i], alone0[i]).float() for i, window in enumerate(plan)]
     alone = [
         torch.stack(
@@ -149,6 +168,8 @@ def test_the_networks_never_see_more_than_a_window(gld, views, monkeypatch):
         network.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[2]))
         for network in gld.diffusion.values()
     ]
+    # Nor do they encode the photographs again.
+    monkeypatch.setattr(gld.autoencoder, "encode", None)
     plan = split_into_windows(2, 18, 6, 1)
     steps = []
     level1 = windows.sample(
@@ -185,3 +206,25 @@ def test_windows_of_any_scale_give_depth_of_one_scale(gld, views, monkeypatch):
     plan = split_into_windows(2, 18, 8, 2)
     assert len(plan) == 4
     assert torch.allclose(windows.decode_geometry(gld, still, level1, None, plan).depth, depth, rtol=1e-5)
+
+
+def test_the_default_is_as_good_as_small_windows_with_less_flicker_and_no_seam(monkeypatch):
+    """28 views of the bench's path forward, four of them photographs, by nano, against windows of 8 with noise of their
+    own: docs/paths.md has the figures of paths of 80.
+    """
+    bench = importlib.util.spec_from_file_location("paths", Path(__file__).parents[1] / "bench/paths.py")
+    paths = importlib.util.module_from_spec(bench)
+    bench.loader.exec_module(paths)
+    monkeypatch.setattr(paths, "VIEWS", 28)
+    # The bench sets it.
+    monkeypatch.setattr(windows, "COMMON_NOISE", windows.COMMON_NOISE)
+    nano = gld_core.load(Path(gld_core.__file__).parent / "nano", keep=True, dtype=torch.bfloat16)
+    scene = paths.Scene("forward", paths.FIRST_SEED, 4)
+    found = {}
+    for name, strategy in (("default", paths.DEFAULT), ("before", paths.Strategy())):
+        rgb, depth, plan = paths.generate(nano, scene, strategy, 4, (1,))
+        found[name] = paths.measure(scene, rgb, depth, plan) | {"windows": len(plan)}
+    now, before = found["default"], found["before"]
+    assert now["PSNR"] > before["PSNR"] - 0.5 and now["near"] > before["near"] - 0.03
+    assert now["flicker"] < 0.85 * before["flicker"] and now["seam"] < 1.35
+    assert 2.5 * now["windows"] <= before["windows"]
