@@ -24,6 +24,7 @@ from . import (  # noqa: E402
     place,
     sample,
     splats,
+    video,
 )
 from .host import folders  # noqa: E402
 from .host.inputs import checked  # noqa: E402
@@ -63,6 +64,7 @@ class GLDExtension(ComfyExtension):
             export.GLDExportPLY,
             export.GLDExportDataset,
             splats.GLDMakeSplats,
+            video.GLDVideoCameras,
         ]
         return [checked(node) for node in nodes]
 

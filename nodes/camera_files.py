@@ -12,7 +12,7 @@ from ..gld_core.cameras.conventions import check_scene, nearest_pinhole
 from ..gld_core.cameras.motions import scene_depth
 from ..gld_core.io.cameras import camera_source, files_in, find_folders, read_scene
 from ..gld_core.io.colmap import write_colmap
-from ..gld_core.io.comfyui import preview_world, read_da3_geometry, read_load3d, to_load3d
+from ..gld_core.io.comfyui import preview_world, read_da3_geometry, read_load3d, read_moge_geometry, to_load3d
 from ..gld_core.io.matrices import read_matrices
 from ..gld_core.io.nerfstudio import write_transforms
 from ..gld_core.io.parsing import parse_json
@@ -20,7 +20,7 @@ from ..gld_core.io.scenes import Given, Scene, scene_of
 from . import host
 from .host.folders import check_prefix, in_input_folder, input_path, save_numbered, stamp
 from .host.inputs import check_choice, problem
-from .sockets import DA3Geometry, GLDCameras, indices
+from .sockets import GLDCameras, indices, is_moge, source_geometry_input
 
 FORMATS = ("transforms.json", "COLMAP binary", "COLMAP text")
 EXAMPLE = """{"width": 504, "height": 336,
@@ -122,8 +122,8 @@ class GLDLoadCameras(io.ComfyNode):
                         io.DynamicCombo.Option(
                             "geometry",
                             [
-                                DA3Geometry.Input(
-                                    "geometry", tooltip="The geometry of a multi-view Depth Anything 3 model."
+                                source_geometry_input(
+                                    "The geometry of a multi-view Depth Anything 3 model, or MoGe's of one photograph."
                                 )
                             ],
                         ),
@@ -218,7 +218,8 @@ def read_source(source: dict, long_side: int | None, fov: float | None) -> Scene
         path = camera_path(source["path"])
         return read_scene(path, long_side, size, fov, source["ignore_distortion"])
     if source["source"] == "geometry":
-        return scene_of(*read_da3_geometry(source["geometry"]), "The geometry", long_side)
+        read = read_moge_geometry if is_moge(source["geometry"]) else read_da3_geometry
+        return scene_of(*read(source["geometry"]), "The geometry", long_side)
     if source["source"] == "3D views":
         if width is None or height is None:
             raise ValueError("The camera of a 3D view has no image size; set 'width' and 'height' in pixels.")

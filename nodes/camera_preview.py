@@ -16,7 +16,7 @@ from ..gld_core.geometry.points import PointCloud, even_subset
 from ..gld_core.geometry.reprojection import reproject
 from ..gld_core.io.comfyui import preview_world
 from . import host
-from .sockets import DA3Geometry, GLDCameras, sources_geometry
+from .sockets import GLDCameras, fitted_geometry, source_geometry_input, sources_geometry
 
 # Depth of a camera's pyramid, as a share of the scene's diagonal.
 FRUSTUM = 0.04
@@ -39,9 +39,7 @@ class GLDPreviewCameras(io.ComfyNode):
                     tooltip="The cameras of the sources, then those of the targets, for example from Set GLD Cameras. "
                     "Without targets: the scene alone.",
                 ),
-                DA3Geometry.Input(
-                    "geometry", tooltip="Geometry of the sources in their order, for example from Estimate GLD Cameras."
-                ),
+                source_geometry_input("Geometry of the sources in their order, for example from Estimate GLD Cameras."),
                 io.Int.Input(
                     "sources",
                     default=0,
@@ -101,6 +99,7 @@ class GLDPreviewCameras(io.ComfyNode):
                 "or set 'sources'."
             )
         own, targets = cameras[:N], cameras[N:]
+        geometry = fitted_geometry(geometry, own)
         found = sources_geometry(geometry, own)
         if tuple(found.depth.shape[1:]) != (own.height, own.width):
             raise ValueError(

@@ -29,6 +29,7 @@ from .sockets import (
     da3_geometry,
     indices,
     long_side_input,
+    source_geometry_input,
     sources_geometry,
 )
 
@@ -365,11 +366,10 @@ def lens_remark(keyframes: dict, lens: str) -> str:
 
 
 def scene_depth_input():
-    return DA3Geometry.Input(
-        "geometry",
-        optional=True,
-        tooltip="Geometry of the sources in their order, which gives the scene depth. If not connected: the depth at "
+    return source_geometry_input(
+        "Geometry of the sources in their order, which gives the scene depth. If not connected: the depth at "
         "which the viewing axes of the sources meet, or 1 for a single photograph.",
+        optional=True,
     )
 
 

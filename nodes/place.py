@@ -25,7 +25,7 @@ from ..gld_core.geometry.reprojection import reproject
 from ..gld_core.io.files import atomic
 from . import host
 from .cameras import keyframe_cameras, keyframe_input, lens_input, lens_remark
-from .sockets import DA3Geometry, GLDCameras, sources_geometry
+from .sockets import GLDCameras, fitted_geometry, source_geometry_input, sources_geometry
 
 EMPTY = {"version": 1, "keys": [], "views": 24, "ease": "none", "loop": False, "look_at": None, "fps": 8}
 
@@ -59,10 +59,9 @@ class GLDPlaceCameras(io.ComfyNode):
                     default=EMPTY,
                     tooltip="Path of keyframes: the editor writes it. Over the API it is JSON, as the help page says.",
                 ),
-                DA3Geometry.Input(
-                    "geometry",
+                source_geometry_input(
+                    "Geometry of the sources in their order: the surfaces that the editor and 'preview' show.",
                     optional=True,
-                    tooltip="Geometry of the sources in their order: the surfaces that the editor and 'preview' show.",
                 ),
                 io.Image.Input(
                     "images",
@@ -122,6 +121,7 @@ class GLDPlaceCameras(io.ComfyNode):
     def execute(cls, cameras, path, sources, min_confidence, geometry=None, images=None, keyframes=None, lens="source"):
         placed = parse_path(path)
         own = cameras[: source_count(cameras, sources, geometry, images)]
+        geometry = None if geometry is None else fitted_geometry(geometry, own)
         found = None if geometry is None else sources_geometry(geometry, own)
         check_sizes(own, found, images)
         depth = motions.scene_depth(own, None if found is None else found.depth)

@@ -6,13 +6,20 @@ from torch import Tensor
 
 from ..gld_core.autoencoder import Geometry
 from ..gld_core.cameras import Cameras
-from ..gld_core.io.comfyui import read_da3_geometry
+from ..gld_core.io.comfyui import read_da3_geometry, read_moge_geometry
+from ..gld_core.io.images import fit_camera
 from ..gld_core.io.scenes import view_numbers
 
 GLDBackbone = io.Custom("GLD_BACKBONE")
 GLDCameras = io.Custom("GLD_CAMERAS")
 GLDViews = io.Custom("GLD_VIEWS")
 DA3Geometry = io.Custom("DA3_GEOMETRY")
+MoGeGeometry = io.Custom("MOGE_GEOMETRY")
+
+
+def source_geometry_input(tooltip: str, optional: bool = False) -> io.MultiType.Input:
+    """Geometry of the sources alone, which ComfyUI's Depth Anything 3 and MoGe nodes give too."""
+    return io.MultiType.Input("geometry", [DA3Geometry, MoGeGeometry], optional=optional, tooltip=tooltip)
 
 
 def long_side_input() -> io.Int.Input:
@@ -27,7 +34,7 @@ def long_side_input() -> io.Int.Input:
     )
 
 
-def da3_geometry(images: Tensor, depth: Tensor, confidence: Tensor, cameras: Cameras) -> dict:
+def da3_geometry(images: Tensor, depth: Tensor, confidence: Tensor | None, cameras: Cameras) -> dict:
     """images (V, H, W, 3), depth and confidence (V, H, W) as core's DA3 nodes take them."""
     return {
         "depth": depth,
@@ -55,8 +62,34 @@ def check_geometry(geometry: dict) -> None:
         )
 
 
+def is_moge(geometry: dict) -> bool:
+    """Whether it is a MOGE_GEOMETRY: of the two, only DA3_GEOMETRY always says its mode."""
+    return "mode" not in geometry and "extrinsics" not in geometry
+
+
+def fitted_geometry(geometry: dict, sources: Cameras) -> dict:
+    """A DA3_GEOMETRY as it is, or a MOGE_GEOMETRY as that of the one source: resized and cropped around its middle to
+    the source's size, depth in MoGe's unit. ValueError where there are more sources.
+    """
+    if not is_moge(geometry):
+        return geometry
+    found, _ = read_moge_geometry(geometry)
+    if len(sources) > 1:
+        raise ValueError(
+            f"The input 'geometry' is MoGe's of one photograph, but there are {len(sources)} sources; set the number "
+            "of sources to 1, or connect the geometry of Estimate GLD Cameras."
+        )
+    fit, _ = fit_camera(found.K[0], found.height, found.width, sources.height, sources.width)
+    picture = fit.apply(geometry["image"][0].float().cpu().movedim(-1, 0)).movedim(0, -1)
+    # Between the depths of two surfaces there is nothing.
+    depth = torch.nn.functional.interpolate(geometry["depth"][None].float().cpu(), (fit.rows, fit.columns))[0]
+    depth = depth[:, fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
+    return da3_geometry(picture[None], depth, None, sources)
+
+
 def sources_geometry(geometry: dict, sources: Cameras) -> Geometry:
-    """The first views of a DA3_GEOMETRY, in the units of the sources' cameras. ValueError where there are too few."""
+    """The first views of a geometry, in the units of the sources' cameras. ValueError where there are too few."""
+    geometry = fitted_geometry(geometry, sources)
     check_geometry(geometry)
     found, _ = read_da3_geometry(geometry)
     if len(found) < len(sources):

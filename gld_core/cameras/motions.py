@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
@@ -241,15 +242,32 @@ def through(keys: Cameras, times: list[float], depth: float, loop: bool = False)
     """Cameras at `times` in [0, 1] on a smooth curve through all keys (`curves.Curve`), K linear in between; travelled
     at an even speed. With `loop` the curve ends at the first key, else at the last.
     """
-    K = keys.K.double()
+    curve = curve_through(keys, depth, loop)
+    return placed(keys, [curve.at_distance(time * curve.travelled[-1]) for time in times])
+
+
+def resampled(keys: Cameras, count: int, depth: float) -> Cameras:
+    """`count` cameras on the curve through all keys, the first and the last among them, which pass the keys at an even
+    pace: what is slow between keys that are close stays slow.
+    """
+    if count == len(keys) or len(keys) == 1:
+        return keys[[min(view, len(keys) - 1) for view in range(count)]]
+    curve = curve_through(keys, depth)
+    places = np.linspace(0, len(keys) - 1, count)
+    return placed(keys, [curve.at(knot) for knot in np.interp(places, range(len(keys)), curve.knots[1:-1])])
+
+
+def curve_through(keys: Cameras, depth: float, loop: bool = False) -> Curve:
     turns = Rotation.from_matrix(keys.c2w[:, :3, :3].double().numpy())
-    curve = Curve(list(keys.c2w[:, :3, 3].double()), list(turns), depth, loop)
-    c2w, intrinsics = [], []
-    for time in times:
-        p, q, i, u = curve.at_distance(time * curve.travelled[-1])
-        c2w.append(pose(p, q))
-        intrinsics.append(torch.lerp(K[i], K[(i + 1) % len(K)], u))
-    return replace(keys, c2w=torch.stack(c2w), K=torch.stack(intrinsics))
+    return Curve(list(keys.c2w[:, :3, 3].double()), list(turns), depth, loop)
+
+
+def placed(keys: Cameras, places: list[tuple[Tensor, Rotation, int, float]]) -> Cameras:
+    """A camera for each place on a curve, which is as `Curve.at` gives it."""
+    K = keys.K.double()
+    c2w = torch.stack([pose(position, turn) for position, turn, _, _ in places])
+    intrinsics = [torch.lerp(K[i], K[(i + 1) % len(K)], share) for _, _, i, share in places]
+    return replace(keys, c2w=c2w, K=torch.stack(intrinsics))
 
 
 def settings_of(motion: str) -> dict[str, float]:

@@ -111,6 +111,52 @@ def to_load3d(cameras: Cameras, distance: float = 1.0, world: Tensor = OPENGL) -
     return out
 
 
+def read_moge_geometry(geometry: Mapping[str, Any]) -> tuple[Cameras, list[str]]:
+    """ComfyUI's MOGE_GEOMETRY of one photograph: its camera, in the world's origin, for images of its depth's size.
+
+    intrinsics (1, 3, 3) are shares of width and height, depth (1, H, W) is along the camera's axis. Raises ValueError
+    for a panorama, which has no K, and for several photographs, of which MoGe gives neither poses nor a common unit.
+    """
+    what = "The MOGE_GEOMETRY"
+    shapes = {name: tuple(getattr(geometry.get(name), "shape", ())) for name in ("depth", "image", "intrinsics")}
+    depth, image, intrinsics = shapes.values()
+    if len(depth) != 3 or image != (*depth, 3):
+        raise ValueError(f"{what} has depth {depth} and image {image}; take it from Run MoGe Inference.")
+    if not intrinsics:
+        raise ValueError(f"{what} has no intrinsics, as that of a panorama; take it from Run MoGe Inference.")
+    if len(geometry["depth"]) != 1 or intrinsics != (1, 3, 3):
+        raise ValueError(
+            f"{what} has {depth[0]} depth maps with intrinsics {intrinsics}. MoGe does not tell how several "
+            "photographs stand to each other; give it one, or use Estimate GLD Cameras."
+        )
+    height, width = depth[1:]
+    K = geometry["intrinsics"][0].double().cpu() * torch.tensor([[width], [height], [1.0]], dtype=torch.float64)
+    return assemble(what, [np.eye(4)], [K.numpy()], height, width), ["photograph"]
+
+
+def wan_camera_embedding(cameras: Cameras, scale: float = 1.0) -> Tensor:
+    """ComfyUI's WAN_CAMERA_EMBEDDING of F cameras, F being 1 more than a multiple of 4: (1, 24, (F + 3) / 4, H, W).
+
+    Moment and direction of the ray through the middle of every pixel (Pluecker, 6 channels), in the frame of the first
+    camera, translations times `scale`. The first frame counts four times; then groups of four frames are one, whose
+    channels are 4 of each of the 6. What the core's WanCameraEmbedding makes of its own motions.
+    """
+    F = len(cameras)
+    if F % 4 != 1:
+        raise ValueError(f"There are {F} frames; a Wan model takes 1, 5, 9 and so on.")
+    c2w = torch.linalg.inv(cameras.c2w[0].double()) @ cameras.c2w.double()
+    y, x = torch.meshgrid(torch.arange(cameras.height) + 0.5, torch.arange(cameras.width) + 0.5, indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1).double()
+    out = torch.empty(6, 4, (F + 3) // 4, cameras.height, cameras.width)
+    for frame, (pose, K) in enumerate(zip(c2w, cameras.K.double(), strict=True)):
+        direction = pose[:3, :3] @ torch.nn.functional.normalize(torch.linalg.inv(K) @ pixels, dim=0)
+        moment = torch.linalg.cross((pose[:3, 3] * scale)[:, None].expand_as(direction), direction, dim=0)
+        ray = torch.cat([moment, direction]).view(6, 1, cameras.height, cameras.width)
+        group, part = divmod(frame + 3, 4)
+        out[:, (slice(4) if frame == 0 else slice(part, part + 1)), group] = ray.float()
+    return out.flatten(0, 1)[None]
+
+
 def read_da3_geometry(geometry: Mapping[str, Any]) -> tuple[Cameras, list[str]]:
     """ComfyUI's DA3_GEOMETRY: extrinsics (1, S, 3, 4) world-to-camera, intrinsics (1, S, 3, 3) in pixels of its depth
     (S, H, W).

@@ -11,6 +11,7 @@ NODES = [
     "GLDSample",
     "GLDMoveCamera",
     "GLDMakeSplats",
+    "GLDVideoCameras",
     "GLDLoadBackbone",
     "GLDLoadDiffusionModel",
     "GLDLoadScene",

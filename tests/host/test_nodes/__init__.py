@@ -113,14 +113,14 @@ class TestPlainConditioning(io.ComfyNode):
 
 
 class TestRoom(io.ComfyNode):
-    """A rendered room with exact depth as if decoded: geometry and its cameras. broken: every seventh pixel's depth is
-    not a number, infinite or negative, and pictures and confidence have holes too.
+    """A rendered room with exact depth as if decoded: geometry, its cameras and pictures. broken: every seventh pixel's
+    depth is not a number, infinite or negative, and pictures and confidence have holes too.
     """
 
     @classmethod
     def define_schema(cls):
         sizes = [io.Int.Input(name, max=4096) for name in ("seed", "views", "height", "width", "sources")]
-        outputs = [io.Custom("DA3_GEOMETRY").Output(), io.Custom("GLD_CAMERAS").Output()]
+        outputs = [io.Custom("DA3_GEOMETRY").Output(), io.Custom("GLD_CAMERAS").Output(), io.Image.Output()]
         return io.Schema("TestRoom", inputs=[*sizes, io.Boolean.Input("broken")], outputs=outputs)
 
     @classmethod
@@ -143,12 +143,44 @@ class TestRoom(io.ComfyNode):
             "intrinsics": cameras.K[None],
             "gld_sources": sources,
         }
-        return io.NodeOutput(geometry, cameras)
+        return io.NodeOutput(geometry, cameras, geometry["image"])
+
+
+class TestMoGe(io.ComfyNode):
+    """The first `views` of a DA3_GEOMETRY as MoGe gives them, in twice the pixels; a panorama has no intrinsics."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Custom("DA3_GEOMETRY").Input("geometry"), io.Int.Input("views"), io.Boolean.Input("panorama")]
+        return io.Schema("TestMoGe", inputs=inputs, outputs=[io.Custom("MOGE_GEOMETRY").Output()])
+
+    @classmethod
+    def execute(cls, geometry, views, panorama):
+        depth, image = geometry["depth"][:views], geometry["image"][:views]
+        K = geometry["intrinsics"][0, :views] / torch.tensor([[depth.shape[2]], [depth.shape[1]], [1.0]])
+        depth, image = (value.repeat_interleave(2, 1).repeat_interleave(2, 2) for value in (depth, image))
+        found = {"depth": depth, "image": image, "mask": depth > 0}
+        return io.NodeOutput(found if panorama else found | {"intrinsics": K})
+
+
+class TestDifference(io.ComfyNode):
+    """The shapes of two tensors and the largest difference of their values."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.AnyType.Input("one"), io.AnyType.Input("other")]
+        return io.Schema("TestDifference", inputs=inputs, is_output_node=True)
+
+    @classmethod
+    def execute(cls, one, other):
+        shapes, same = [list(one.shape), list(other.shape)], one.shape == other.shape
+        return io.NodeOutput(ui={"shapes": shapes, "difference": [(one - other).abs().max().item() if same else -1]})
 
 
 class TestExtension(ComfyExtension):
     async def get_node_list(self):
-        return [TestNoise, TestValue, TestCountCalls, TestReportCalls, TestPeakMemory, TestPlainConditioning, TestRoom]
+        counting = [TestCountCalls, TestReportCalls, TestPeakMemory]
+        return [TestNoise, TestValue, *counting, TestPlainConditioning, TestRoom, TestMoGe, TestDifference]
 
 
 async def comfy_entrypoint():
