@@ -217,7 +217,7 @@ def number_input() -> io.Int.Input:
         min=1,
         max=1000,
         optional=True,
-        tooltip="Number of target views. Up to 8 views, sources included, are generated in one pass.",
+        tooltip="Number of target views. Up to 12 views, sources included, are generated in one pass.",
     )
 
 
@@ -495,7 +495,7 @@ class GLDMoveCamera(io.ComfyNode):
                     default=NUMBER,
                     min=1,
                     max=1000,
-                    tooltip="Number of target views. More than 8 views, sources included, take several passes.",
+                    tooltip="Number of target views. More than 12 views, sources included, take several passes.",
                 ),
                 scene_depth_input(),
             ],
