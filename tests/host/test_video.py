@@ -59,9 +59,9 @@ def test_the_camera_embedding_is_the_hosts_own(server, name, times):
     assert found["shapes"] == [[1, 24, 3, HEIGHT, WIDTH]] * 2 and found["difference"][0] < 1e-5
 
 
-def room(views: int = 5, **moge) -> dict:
+def room(**moge) -> dict:
     """A rendered room with the first view as MoGe sees it: depth in twice the pixels."""
-    sizes = {"seed": 3, "views": views, "height": 84, "width": 126, "sources": 1, "broken": False}
+    sizes = {"seed": 3, "views": 5, "height": 84, "width": 126, "sources": 1, "broken": False}
     return {
         "room": node("TestRoom", **sizes),
         "moge": node("TestMoGe", geometry=["room", 0], **({"views": 1, "panorama": False} | moge)),
