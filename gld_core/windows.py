@@ -1,10 +1,10 @@
 """More views than the networks were trained on: a long path in windows of a few views each.
 
 Every window has all source views and a stretch of the path that overlaps with the one before. What earlier windows
-have made, the sources' generated features included, is held while the new views are sampled, and half of the noise of
-all targets is the same: a window continues its predecessor, and neighbours differ less. Decoding goes window by window
-too, so the networks never see more than a window's views at once. docs/paths.md says what else was tried, and how each
-did.
+have made, the sources' generated features included, is held while the new views are sampled, and with two sources or
+more half of the noise of all targets is the same: a window continues its predecessor, and neighbours differ less.
+Decoding goes window by window too, so the networks never see more than a window's views at once. docs/paths.md says
+what else was tried, and how each did.
 """
 
 from collections.abc import Callable, Iterator
@@ -72,10 +72,13 @@ def split_into_windows(
 
 def with_common_noise(noise: Tensor, sources: int) -> Tensor:
     """Initial noise (V, ...) of which all targets have a share in common: every target but the first is mixed from the
-    first one's noise and its own. Of each alone the distribution stays what it was.
+    first one's noise and its own. Of each alone the distribution stays what it was. With one source the noise stays as
+    it is: there it decides what is invented, and the same error everywhere costs more than the flicker.
 
     Ge et al., Preserve Your Own Correlation, 2023 (their mixed noise model).
     """
+    if sources == 1:
+        return noise
     out = noise.clone()
     out[sources + 1 :] *= (1 - COMMON_NOISE) ** 0.5
     out[sources + 1 :] += COMMON_NOISE**0.5 * noise[sources]

@@ -117,6 +117,7 @@ def test_half_of_the_noise_is_that_of_all_targets():
     meant.fill_diagonal_(1)
     assert torch.allclose(torch.cov(found), meant, atol=0.01)
     assert torch.equal(found[:3], noise[:3])
+    assert torch.equal(windows.with_common_noise(noise, 1), noise)
 
 
 def test_eighty_views_from_four_photographs_need_a_third_of_the_windows_of_eight():
