@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..cameras import Cameras
@@ -64,9 +65,11 @@ class Look(NamedTuple):
     def inverse(self) -> Tensor:
         """(P,) 1/depth, interpolated (exact on planes) or, at depth edges, of the nearest pixel; NaN beside pixels
         that do not count."""
-        edge = self.taps.amax(0) > (1 + self.edge) * self.taps.amin(0)
-        nearest = self.taps.gather(0, self.weights.argmax(0, keepdim=True))[0]
-        return torch.where(edge, nearest, (self.taps * self.weights).sum(0))
+        inverse = (self.taps * self.weights).sum(0)
+        edge = (self.taps.amax(0) > (1 + self.edge) * self.taps.amin(0)).nonzero()[:, 0]
+        nearest = self.weights[:, edge].argmax(0, keepdim=True)
+        inverse[edge] = self.taps[:, edge].gather(0, nearest)[0]
+        return inverse
 
 
 @dataclass(frozen=True)
@@ -142,11 +145,11 @@ class PosedDepth:
             raise ValueError("These depth maps have no pictures; give them as `images`.")
         return self.images[view].detach().float().cpu().nan_to_num(0).clamp(0, 1)
 
-    def frontal(self) -> "PosedDepth":
+    def frontal(self) -> tuple["PosedDepth", Tensor]:
         """The same views without the pixels that see their surface at more than GRAZING degrees from its normal, or
-        that have no neighbour on their surface."""
-        cosines = [self.surface(view)[2] for view in range(len(self))]
-        return replace(self, keep=torch.stack(cosines) >= np.cos(np.radians(GRAZING)))
+        that have no neighbour on their surface; and the cosines (V, H, W) of `surface`."""
+        cosines = torch.stack([self.surface(view)[2] for view in range(len(self))])
+        return replace(self, keep=cosines >= np.cos(np.radians(GRAZING))), cosines
 
     def points(self, view: int) -> Tensor:
         """(H, W, 3) points in the world, NaN for pixels that do not count."""
@@ -154,6 +157,14 @@ class PosedDepth:
         xyz = unproject(1 / self.inverse[one], self.K[one], self.c2w[one])[0]
         # Above 1e18 squares overflow float32.
         return torch.where((xyz.abs() < 1e18).all(-1, keepdim=True), xyz, torch.nan)
+
+    def ray_lengths(self, view: int) -> Tensor:
+        """(H, W) the distance from the camera of what is 1 deep along its axis."""
+        H, W = self.inverse.shape[1:]
+        v, u = torch.meshgrid(torch.arange(H), torch.arange(W), indexing="ij")
+        pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1).double()
+        rays = pixels @ torch.linalg.inv(self.K[view]).T
+        return (rays.norm(dim=-1) / rays[..., 2]).float()
 
     def surface(self, view: int) -> tuple[Tensor, Tensor, Tensor]:
         """Points (H, W, 3), their normals (H, W, 3) towards the camera, and the cosine (H, W) between the normal and
@@ -188,6 +199,29 @@ class PosedDepth:
         taps = torch.stack([self.inverse[view].view(-1)[corner + step] for step in (0, 1, W, W + 1)])
         weights = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y])
         return Look(rows, z[rows], corner, taps, weights, self.edge)
+
+    def sample(self, view: int, xyz: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Ask a view about points (3, N) of the world, all at once: their depth z (N,), the inverse depth (N,) that
+        the view has there, as `Look.inverse` gives it, NaN outside its image, and bilinear values (C, N) of an image
+        (C, H, W).
+        """
+        H, W = self.inverse.shape[1:]
+        P = self.to_pixels[view]
+        u, v, z = P[:, :3] @ xyz + P[:, 3:]
+        u, v = u / z, v / z
+        outside = ~((z > 0) & (u >= -0.5) & (u < W - 0.5) & (v >= -0.5) & (v < H - 0.5))
+        u, v = (part.nan_to_num(0).clamp(0, side - 1) for part, side in ((u, W), (v, H)))
+        own = self.inverse[view]
+        grid = torch.stack([u * (2 / (W - 1)) - 1, v * (2 / (H - 1)) - 1], -1)[None, None]
+        sampled = F.grid_sample(torch.cat([own[None], values])[None], grid, align_corners=True)[0, :, 0]
+        inverse = sampled[0].masked_fill(outside, torch.nan)
+        # Between surfaces there is none: the nearest pixel's counts.
+        low, high = -F.max_pool2d(-own[None], 2, 1)[0], F.max_pool2d(own[None], 2, 1)[0]
+        edges = F.pad(high > (1 + self.edge) * low, (0, 1, 0, 1)).flatten()
+        rows = edges.index_select(0, v.long().clamp(max=H - 2) * W + u.long().clamp(max=W - 2)).nonzero()[:, 0]
+        nearest = own.flatten()[(v[rows] + 0.5).long() * W + (u[rows] + 0.5).long()]
+        inverse[rows] = torch.where(torch.isfinite(inverse[rows]), nearest, torch.nan)
+        return z, inverse, sampled[1:]
 
 
 def blend(image: Tensor, look: Look) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .depth_maps import GRAZING, PosedDepth, Progress, blend, unit
+from .depth_maps import GRAZING, PosedDepth, Progress, unit
 from .points import BITS, VoxelMeans, cell_corners, cell_keys, pixel_footprint, without_gaps
 
 TRUNCATION = 3.0
@@ -54,7 +54,7 @@ def fuse_mesh(
     `maximum` vertices suffice. It is no finer than the distance between neighbouring pixels, between which nothing was
     seen, and it grows where there would be too many vertices; the mesh says which side it came to.
     """
-    maps = maps.frontal()
+    maps, cosines = maps.frontal()
     V = len(maps)
     done = 0
 
@@ -71,36 +71,36 @@ def fuse_mesh(
     # a voxel's side passes too.
     origin = maps.eyes.double().mean(0).numpy()
     pixel = pixel_footprint(maps)
-    cells = VoxelMeans(origin, max(voxel or 1.5 * pixel, pixel), maximum, pause)
+    cells = VoxelMeans(origin, max(voxel or 1.5 * pixel, pixel), maximum, pause, values=3)
     for view in range(V):
         xyz = without_gaps(maps.points(view), maps.inverse[view], maps.edge, cells.voxel)
-        cells.add(F.pad(xyz, (0, 6)).numpy())
+        cells.add(xyz.numpy())
         step()
     cells.merge(maximum if voxel is None else maps.inverse.numel())
     side = cells.voxel
-    keys = np.unique(cell_keys(cells.means[:, :3].astype(np.float64), origin, side))
+    keys = np.unique(cell_keys(cells.means.astype(np.float64), origin, side))
     for shift in (0, BITS, 2 * BITS):
         pause()
-        keys = np.unique(np.concatenate([keys + (step << shift) for step in range(-1, 3)]))
+        # Four sorted runs, which a stable sort merges.
+        keys = np.sort(np.concatenate([keys + (step << shift) for step in range(-1, 3)]), kind="stable")
+        keys = keys[np.diff(keys, prepend=-1) > 0]
 
     # 2. Their signed distance to the surface along each view's normals, positive towards the camera.
+    corners = torch.from_numpy(cell_corners(keys, origin, side).T).float().contiguous()
     field, weight = torch.zeros(len(keys)), torch.zeros(len(keys))
     for view in range(V):
-        facing = maps.surface(view)[2]
+        # By how much the distance along the normal differs from that in depth.
+        slant = cosines[view] * maps.ray_lengths(view)
         for start in range(0, len(keys), PIECE):
             pause()
             piece = slice(start, start + PIECE)
-            corners = torch.from_numpy(cell_corners(keys[piece], origin, side)).float()
-            look = maps.look(view, corners)
-            inverse, cosine = look.inverse(), blend(facing[None], look)[:, 0]
-            length = (corners[look.rows] - maps.eyes[view]).norm(dim=1) / look.z
-            distance = (1 / inverse - look.z) * length * cosine / side
-            known = ((distance > -TRUNCATION) & (cosine > 0)).nonzero()[:, 0]
-            rows = look.rows[known]
+            z, inverse, (factor,) = maps.sample(view, corners[:, piece], slant[None])
+            distance = (1 / inverse - z) * factor / side
             # A view counts by how densely its pixels sample the surface.
-            w = cosine[known] * inverse[known].square()
-            field[piece][rows] += w * distance[known].clamp(max=TRUNCATION)
-            weight[piece][rows] += w
+            w = factor * inverse.square() * ((distance > -TRUNCATION) & (factor > 0))
+            w = w.nan_to_num(0)
+            field[piece] += w * distance.nan_to_num(0).clamp(max=TRUNCATION)
+            weight[piece] += w
         step()
     known = (weight > 0).numpy()
     cubes, places, triangles = surface_nets(keys[known], (field / weight).numpy()[known])
@@ -108,22 +108,22 @@ def fuse_mesh(
 
     # 3. Colours, from the views that a vertex faces and that see it; without any it is no part of a surface.
     mesh = Mesh(xyz, torch.from_numpy(triangles))
-    normals = mesh.normals()
-    color, total = torch.zeros(len(xyz), 3), torch.zeros(len(xyz), 1)
+    xyz, normals = xyz.T.contiguous(), mesh.normals().T.contiguous()
+    color, total = torch.zeros(3, xyz.shape[1]), torch.zeros(xyz.shape[1])
     for view in range(V):
-        look = maps.look(view, xyz)
-        inverse = look.inverse()
-        cosine = (normals[look.rows] * unit(maps.eyes[view] - xyz[look.rows])).sum(1)
-        near = (1 / inverse - look.z).abs() < TRUNCATION * side
-        seen = (near & (cosine > np.cos(np.radians(GRAZING)))).nonzero()[:, 0]
+        z, inverse, rgb = maps.sample(view, xyz, maps.picture(view))
+        toward = maps.eyes[view][:, None] - xyz
+        cosine = (normals * toward).sum(0) / toward.square().sum(0).sqrt()
+        seen = ((1 / inverse - z).abs() < TRUNCATION * side) & (cosine > np.cos(np.radians(GRAZING)))
         # Squared, so that the best looks count, without a seam where another becomes the best.
-        w = (cosine[seen, None] * inverse[seen, None].square()).square()
-        color[look.rows[seen]] += w * blend(maps.picture(view), look)[seen]
-        total[look.rows[seen]] += w
+        w = ((cosine * inverse.square()).square() * seen).nan_to_num(0)
+        color += w * rgb
+        total += w
         step()
-    faces = mesh.faces[(total[:, 0] > 0)[mesh.faces].all(1)]
+    faces = mesh.faces[(total > 0)[mesh.faces].all(1)]
     used, faces = torch.unique(faces, return_inverse=True)
-    return Mesh(xyz[used], faces, (color[used] / total[used] * 255).round().byte(), voxel=side)
+    rgb = (color / total)[:, used].T
+    return Mesh(mesh.xyz[used], faces, (rgb * 255).round().byte(), voxel=side)
 
 
 def atlas(meshes: Sequence[Mesh], largest: int = 8192) -> Mesh:
@@ -290,7 +290,7 @@ def view_meshes(
     What an earlier view has already (within `tolerance` of the depth) is left out, but for a rim of overlap. Triangles
     are cut at depth edges and at more than GRAZING degrees. Views of which nothing is left give no mesh.
     """
-    maps = maps.frontal()
+    maps, _ = maps.frontal()
     V, H, W = maps.inverse.shape
     fresh = torch.zeros(V, H, W, dtype=torch.bool)
     for view in range(V):

@@ -81,16 +81,19 @@ def even_subset(xyz: Tensor, maximum: int, pause: Pause = go_on) -> Tensor:
 
 
 class VoxelMeans:
-    """Means of points that share a voxel, gathered piece by piece. The voxel grows when there are more than `most`."""
+    """Means of points that share a voxel, gathered piece by piece. The voxel grows when there are more than `most`.
 
-    def __init__(self, origin: np.ndarray, voxel: float, most: int, pause: Pause = go_on):
+    values: how many are kept of a point, the first three of them its xyz.
+    """
+
+    def __init__(self, origin: np.ndarray, voxel: float, most: int, pause: Pause = go_on, values: int = 9):
         self.origin, self.voxel, self.most, self.pause = origin, voxel, most, pause
-        self.means = np.empty((0, 9), np.float32)
+        self.means = np.empty((0, values), np.float32)
         self.count = np.empty(0, np.float32)
         self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, means: np.ndarray) -> None:
-        """(P, 9) float32: xyz, rgb, normal of points."""
+        """(P, values) float32 of points."""
         self.waiting.append(self.reduce(means, np.ones(len(means), np.float32)))
         if sum(len(count) for _, count in self.waiting) > max(len(self.count), self.most // 2):
             self.merge(2 * self.most)
@@ -168,7 +171,7 @@ def without_gaps(xyz: Tensor, inverse: Tensor, edge: float, spacing: float) -> T
         smooth = (here.maximum(there) / here.minimum(there) - 1 <= edge) & (step.norm(dim=-1) > spacing)
         start, step = start[smooth], step[smooth]
         parts = (step.norm(dim=-1, keepdim=True) / spacing).ceil().clamp(max=16)
-        for part in range(1, 16):
+        for part in range(1, int(parts.max()) if len(parts) else 1):
             more = part < parts[:, 0]
             pieces.append((start + step * part / parts)[more])
     return torch.cat(pieces)
