@@ -30,7 +30,8 @@ from .networks.layers import attention
 from .networks.rgb_decoder import RGBDecoder
 
 NANO = Path(__file__).parent / "nano"
-# What the small model is made for: network evaluations, and pixels of the longer image side.
+# What models are made for: pixels of the longer image side, and of the small model the network evaluations.
+RELEASED_SIZE = 504
 NANO_STEPS, NANO_SIZE = 4, 126
 Network = TypeVar("Network", bound=nn.Module)
 log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,10 +41,21 @@ class Stages:
 
 
 class GLD:
-    """Geometric Latent Diffusion of one backbone family. docs/model.md#the-pipeline"""
+    """Geometric Latent Diffusion of one backbone family. docs/model.md#the-pipeline
 
-    def __init__(self, autoencoder: Autoencoder, level1: MultiViewDiT, level0: MultiViewDiT):
+    own_size, own_steps: pixels of the longer image side and network evaluations that the networks are made for.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        level1: MultiViewDiT,
+        level0: MultiViewDiT,
+        own_size: int = checkpoints.RELEASED_SIZE,
+        own_steps: int | None = None,
+    ):
         self.autoencoder = autoencoder
+        self.own_size, self.own_steps = own_size, own_steps or flow.STEPS[autoencoder.backbone]
         self.diffusion = {1: level1, 0: level0}
         self.network: Callable[[int], MultiViewDiT] = self.diffusion.__getitem__
 
@@ -156,6 +168,15 @@ def load_autoencoder(
     return autoencoder
 
 
+def own_settings(models_dir: str | os.PathLike, backbone: str) -> tuple[int, int]:
+    """Pixels of the longer image side and network evaluations that a folder's networks are made for. The small model is
+    told by the name of its folder.
+    """
+    if backbone == "da3" and Path(models_dir).resolve().name == checkpoints.NANO.name:
+        return checkpoints.NANO_SIZE, checkpoints.NANO_STEPS
+    return checkpoints.RELEASED_SIZE, flow.STEPS[backbone]
+
+
 def load(
     models_dir: str | os.PathLike,
     backbone: str = "da3",
@@ -181,7 +202,7 @@ def load(
         loaders[level] = functools.partial(checkpoints.load_diffusion, path, backbone, level, dtype=dtype, mmap=mmap)
         diffusion[level] = loaders[level](device=first)
         checkpoints.check_channels(path, diffusion[level].config.channels, autoencoder.channels)
-    gld = GLD(autoencoder, diffusion[1], diffusion[0])
+    gld = GLD(autoencoder, diffusion[1], diffusion[0], *own_settings(models_dir, backbone))
     if not keep:
         frozen = checkpoints.autoencoder_networks(models_dir, backbone, dtype=dtype, mmap=mmap)
         stages = Stages({"autoencoder": frozen, "diffusion 1": {1: loaders[1]}, "diffusion 0": {0: loaders[0]}}, device)

@@ -19,8 +19,6 @@ TRAINED_VIEWS = 8
 # Views of a window, and targets that it shares with the one before: docs/paths.md.
 LONG_PATHS = {"speed": (SIZE, OVERLAP), "quality": (TRAINED_VIEWS, OVERLAP)}
 STEPS_TOOLTIP = "0 means the model's own number, for the released ones that of the released program."
-# Quick sampling: this share of the model's own steps, with the settings of Speed Up GLD Sampling.
-QUICK_STEPS, QUICK_REUSE = 2 / 3, 2
 
 
 def checked(latent: dict, views: PhotographedViews, level: int, name: str):
@@ -352,8 +350,8 @@ class GLDSample(io.ComfyNode):
         for level, model in given.items():
             count = steps
             if quality == "quick":
-                count = steps or round(model.model.family.steps * QUICK_STEPS)
-                speed_up = (flow.FAST.guidance, QUICK_REUSE)
+                count = steps or flow.quick_steps(model.model.family.steps)
+                speed_up = (flow.QUICK.guidance, flow.QUICK.reuse_encoder_for)
             latents[level] = sample_views(
                 level, model, views, latents.get(1), steps=count, speed_up=speed_up, **settings
             )
@@ -464,7 +462,7 @@ class GLDFast(io.ComfyNode):
                 io.Model.Input("model", tooltip="The output of Load GLD Diffusion Model, of level 1 or level 0."),
                 io.Float.Input(
                     "guidance_from",
-                    default=flow.FAST.guidance[0],
+                    default=flow.QUICK.guidance[0],
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -473,7 +471,7 @@ class GLDFast(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "guidance_to",
-                    default=flow.FAST.guidance[1],
+                    default=flow.QUICK.guidance[1],
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -483,7 +481,7 @@ class GLDFast(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "share",
-                    default=2,
+                    default=flow.QUICK.reuse_encoder_for,
                     min=1,
                     max=100,
                     tooltip="Number of consecutive steps that share one output of the condition encoder. 1 gives the "

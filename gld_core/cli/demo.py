@@ -19,10 +19,9 @@ DEMO_ROOM = 5001
 def demo(args: argparse.Namespace) -> None:
     """A rendered room, and `views` on it."""
     check_out(args.out, args.overwrite)
-    settings = {"size": NANO_SIZE, "steps": NANO_STEPS, **job_settings(args)}
-    job = Job(str(args.out / "scene"), **settings)
+    job = Job(str(args.out / "scene"), **{"size": NANO_SIZE, "steps": NANO_STEPS, **job_settings(args)})
     job.check()
-    height, width = fitting_size(5, 9, job.size)
+    height, width = fitting_size(5, 9, job.size or NANO_SIZE)
     say(f"rendering a room to {job.input}")
     images, _, cameras = render_scene(DEMO_ROOM + job.seed, 6, height, width, reach=REACH)
     write_scene(args.out / "scene", images, cameras)

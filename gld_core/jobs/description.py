@@ -7,13 +7,14 @@ import inspect
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..cameras.motions import EASES, MOTIONS, NUMBER, SETTINGS
+from ..checkpoints import RELEASED_SIZE
 from ..export.scenes import AXES, EXPORTS, KINDS
-from ..flow import LARGEST_SHIFT
+from ..flow import LARGEST_SHIFT, quick_steps
 from ..io.files import check_names
 from ..io.scenes import view_numbers
 
@@ -61,7 +62,10 @@ class Job:
     targets: tuple[int, ...] | None = setting(
         None, "numbers", "target views of a posed scene, by number from 0: 3-5,7 (default: all others)"
     )
-    size: int = setting(504, "int", "pixels of the long side, a multiple of 14", 56, 2016)
+    size: int | None = setting(
+        None, "int", f"pixels of the long side, a multiple of 14 (default: the networks' own, {RELEASED_SIZE} of the "
+        "released ones)", 56, 2016,
+    )  # fmt: skip
     fov: float = setting(
         0.0, "float", "degrees: horizontal field of view of photographs without cameras; 0: estimated", 0, 170
     )
@@ -85,9 +89,13 @@ class Job:
     first_is_source: bool = setting(False, "bool", "the first target of a motion is the source view itself")
     start: int = setting(0, "int", "number of the source view that a motion starts from", 0, 63)
     steps: int | None = setting(
-        None, "int", "network evaluations of each level (default: the released 49, VGGT 99)", 1, 100_000
-    )
-    fast: bool = setting(False, "bool", "half the network work, not the released result")
+        None, "int", "network evaluations of each level (default: the networks' own, 49 of the released ones, VGGT 99)",
+        1, 100_000,
+    )  # fmt: skip
+    fast: bool = setting(
+        False, "bool", "half the network work, not the released result: two thirds of the steps, less guidance, one "
+        "output of the condition encoder for two steps, as quality: quick in ComfyUI",
+    )  # fmt: skip
     cfg: float = setting(1.5, "float", "guidance scale; 1: none, half the time", 0, 20)
     shift: float | None = setting(None, "float", "time shift (default: the released one)", 0.01, LARGEST_SHIFT)
     seed: int = setting(0, "int", "random seed for the initial noise", 0, 2**64 - 1)
@@ -101,7 +109,7 @@ class Job:
     export: tuple[str, ...] = setting((), "names", "what else to write, separated by commas", choices=tuple(EXPORTS))
     kind: str = setting("mesh", "str", "what the export glb holds", choices=KINDS)
     axes: str = setting("upright", "str", "axes of the export ply", choices=AXES)
-    fps: int = setting(16, "int", "frames a second of the export video", 1, 120)
+    fps: int = setting(12, "int", "frames a second of the export video", 1, 120)
     min_confidence: float = setting(1.05, "float", "exports: depth confidence below which points are left out", 1, 100)
     keep_at_least: float = setting(0.0, "float", "exports: percentage of points kept at any confidence", 0, 100)
     confirmed_by: int = setting(0, "int", "exports: number of other views that have to see a point at its depth", 0, 16)
@@ -120,6 +128,11 @@ class Job:
     def motion_settings(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in SETTINGS if getattr(self, name) is not None}
 
+    def settled(self, own_size: int, own_steps: int) -> "Job":
+        """The same with numbers for what the networks decide: `GLD.own_size`, `GLD.own_steps`."""
+        steps = quick_steps(own_steps) if self.fast else own_steps
+        return replace(self, size=self.size or own_size, steps=self.steps or steps)
+
     def check(self) -> None:
         """ValueError, in a sentence that names the setting, for what cannot be meant. Inputs are not opened."""
         for one in fields(self):
@@ -127,7 +140,7 @@ class Job:
                 check_value(one, getattr(self, one.name))
         if self.name:
             check_names([self.name], 1)
-        if self.size % 14:
+        if self.size is not None and self.size % 14:
             raise ValueError(f"size is {self.size}; give a multiple of 14 from 56 to 2016.")
         if self.sources is not None and self.num_sources is not None:
             raise ValueError("Both sources and num_sources are given; give one of them.")

@@ -19,7 +19,7 @@ from ..evaluation.report import means, picture_errors
 from ..export.pictures import contact_sheet, depth_to_color, depth_unit, write_depth_png
 from ..export.ply import write_ply
 from ..export.scenes import EXPORTS, Decoded
-from ..flow import FAST, RELEASED, Callback, Sampling
+from ..flow import QUICK, RELEASED, Callback, Sampling
 from ..geometry.depth_maps import confidence_threshold
 from ..geometry.points import point_cloud
 from ..io.cameras import read_scene
@@ -27,7 +27,7 @@ from ..io.images import write_png
 from ..io.nerfstudio import write_transforms
 from ..io.posed_folders import write_npz
 from ..io.scenes import Scene, interpolate
-from ..pipeline import GLD, load
+from ..pipeline import GLD, load, own_settings
 from .description import DEFAULT_MOTION, Job
 from .results import check_free, result_folder, write_result
 
@@ -97,7 +97,9 @@ def choose_photographs(job: Job, scene: Scene) -> list[int]:
 
 
 def read(job: Job) -> Given:
-    """Check the job, and read what it needs. ValueError, in a sentence, for anything that cannot be used."""
+    """Check the job, `settled` for its networks, and read what it needs. ValueError, in a sentence, for anything that
+    cannot be used.
+    """
     job.check()
     scene = read_scene(job.input, job.size)
     known = scene.posed and not (job.motion or job.path)
@@ -155,7 +157,7 @@ def silent(stage: str) -> Callback | None:
 
 
 def make(job: Job, given: Given, gld: GLD, progress: Callable[[str], Callback | None] = silent) -> Decoded:
-    """The views. progress(stage) gives the callback of a sampling."""
+    """The views of a `settled` job. progress(stage) gives the callback of a sampling."""
     cameras, names = place_targets(job, given, gld)
     N, V = len(given.photographs), len(cameras)
     views = gld.encode_views(given.photographs, cameras)
@@ -166,7 +168,7 @@ def make(job: Job, given: Given, gld: GLD, progress: Callable[[str], Callback | 
         plan = windows.split_into_windows(N, V, window, job.overlap, job.closed)
     sampling = Sampling(
         job.steps, job.cfg, job.shift, job.seed, comfyui_noise(views.latent_shape, job.seed),
-        solver=FAST if job.fast else RELEASED,
+        solver=QUICK if job.fast else RELEASED,
     )  # fmt: skip
     level1 = windows.sample(gld, 1, views, None, plan, replace(sampling, callback=progress("level 1")))
     level0 = None
@@ -235,11 +237,15 @@ def run(
     started = time.monotonic()
     if out is not None:
         check_free(Path(out))
-    given = read(job)
-    if gld is None:
-        if models_dir is None:
-            raise ValueError("Neither gld nor models_dir is given; give the folder of the models.")
+    if gld is not None:
+        job = job.settled(gld.own_size, gld.own_steps)
+        given = read(job)
+    elif models_dir is not None:
+        job = job.settled(*own_settings(models_dir, "da3"))
+        given = read(job)
         gld = load(models_dir)
+    else:
+        raise ValueError("Neither gld nor models_dir is given; give the folder of the models.")
     made = make(job, given, gld)
     if out is not None:
         with result_folder(Path(out)) as folder:

@@ -36,7 +36,7 @@ class Family:
         return f"{self.name} needs {self.steps} steps and not {steps}; set 'steps' to 0 for its own number."
 
 
-FAMILIES = {name: Family(name, name, 504, flow.STEPS[name]) for name in checkpoints.LAYOUT}
+FAMILIES = {name: Family(name, name, checkpoints.RELEASED_SIZE, flow.STEPS[name]) for name in checkpoints.LAYOUT}
 FAMILIES[NANO] = Family(NANO, "da3", checkpoints.NANO_SIZE, checkpoints.NANO_STEPS)
 
 

@@ -7,10 +7,13 @@ import os
 import sys
 from json import loads
 from pathlib import Path
+from uuid import uuid4
 
+import folder_paths
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.latest import ComfyExtension, Types, io
+from safetensors.torch import save_file
 
 # The rest of the card is another program's, as far as this process goes.
 if "GLD_MEMORY_FRACTION" in os.environ:
@@ -177,10 +180,30 @@ class TestDifference(io.ComfyNode):
         return io.NodeOutput(ui={"shapes": shapes, "difference": [(one - other).abs().max().item() if same else -1]})
 
 
+class TestKeep(io.ComfyNode):
+    """Writes a value to a file as it is: a tensor, the bytes of a 3D file, or the tensors of splats."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema("TestKeep", inputs=[io.AnyType.Input("value")], is_output_node=True)
+
+    @classmethod
+    def execute(cls, value):
+        if isinstance(value, Types.File3D):
+            tensors = {"value": torch.frombuffer(bytearray(value.get_bytes()), dtype=torch.uint8)}
+        elif isinstance(value, Types.SPLAT):
+            tensors = {name: tensor.contiguous() for name, tensor in vars(value).items() if torch.is_tensor(tensor)}
+        else:
+            tensors = {"value": value.contiguous()}
+        name = f"{uuid4().hex}.safetensors"
+        save_file(tensors, Path(folder_paths.get_temp_directory()) / name)
+        return io.NodeOutput(ui={"kept": [{"filename": name, "subfolder": "", "type": "temp"}]})
+
+
 class TestExtension(ComfyExtension):
     async def get_node_list(self):
         counting = [TestCountCalls, TestReportCalls, TestPeakMemory]
-        return [TestNoise, TestValue, *counting, TestPlainConditioning, TestRoom, TestMoGe, TestDifference]
+        return [TestNoise, TestValue, *counting, TestPlainConditioning, TestRoom, TestMoGe, TestDifference, TestKeep]
 
 
 async def comfy_entrypoint():
