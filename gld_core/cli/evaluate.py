@@ -4,47 +4,64 @@ import argparse
 from pathlib import Path
 
 from ..evaluation import benchmark
-from ..evaluation.lpips import LINEAR_FILE, LPIPS, VGG_FILE, missing_files
-from ..flow import FAST, RELEASED, Sampling
-from ..pipeline import load
-from .options import (
-    Progress,
-    add_model_options,
-    add_sampling_options,
-    add_source_options,
-    check_out,
-    choose_device,
-    choose_dtype,
-    say,
-)
+from ..evaluation.lpips import LINEAR_FILE, VGG_FILE, missing_files
+from ..evaluation.report import mean_rows, table
+from ..io.cameras import find_scenes
+from ..jobs import measure
+from ..jobs.many import FAILED, run_many
+from .options import Progress, add_model_options, add_sampling_options, add_source_options, say
+from .views import add_many_options, cluster_of, models_of
 
 
-def evaluate_model(args: argparse.Namespace) -> None:
-    """Every scene is read and checked before a network is loaded."""
-    check_out(args.out, args.overwrite)
-    if args.steps is not None and args.steps < 1:
-        raise ValueError(f"--steps is {args.steps}; at least 1 network evaluation is needed.")
-    device = choose_device(args.device)
-    if args.sources is None:
-        args.sources = args.num_sources or (benchmark.ROOM_SOURCES if args.rooms else 2)
-    cases = benchmark.find_cases(
-        args.scenes, args.rooms, args.first_seed, args.size, args.sources, args.targets, args.window
-    )
+def measurements(args: argparse.Namespace) -> list[measure.Measurement]:
+    """What is measured, checked. ValueError for what cannot be meant, and for a scene given alone that cannot be
+    measured.
+    """
+    if (args.scenes is None) == (args.rooms is None):
+        raise ValueError("Give a folder of scenes, or --rooms and how many.")
+    if args.rooms is not None and args.rooms < 1:
+        raise ValueError(f"--rooms is {args.rooms}; at least 1 is needed.")
+    sources = tuple(args.sources or ()) or args.num_sources or (tuple(benchmark.ROOM_SOURCES) if args.rooms else 2)
+    settings = {
+        "sources": sources, "targets": None if args.targets is None else tuple(args.targets), "size": args.size,
+        "window": args.window, "steps": args.steps, "fast": args.fast, "cfg": args.cfg, "shift": args.shift,
+        "seed": args.seed, "cascade": not args.no_cascade,
+    }  # fmt: skip
+    if args.rooms:
+        seeds = range(args.first_seed, args.first_seed + args.rooms)
+        jobs = [measure.Measurement(room=seed, **settings) for seed in seeds]
+    else:
+        jobs = [measure.Measurement(str(path), **settings) for path in find_scenes(args.scenes)]
+    for job in jobs:
+        job.check()
+    if len(jobs) == 1:
+        jobs[0].check_scene()
+    return jobs
+
+
+def evaluate_model(args: argparse.Namespace) -> int:
+    """What is given is checked before a network is loaded. Returns the exit code: 1 where a scene failed."""
+    jobs = measurements(args)
     folder = args.lpips or args.models / "lpips"
     missing = missing_files(folder)
     if args.lpips and missing:
         raise ValueError(f"{folder} lacks {' and '.join(missing)}, which LPIPS needs; leave --lpips out, or add them.")
-    lpips = None if missing else LPIPS(folder, device)
-    say(f"{len(cases)} scenes; loading {args.models}")
-    dtype = choose_dtype(args.dtype, device)
-    gld = load(args.models, backbone=args.backbone, device=device, dtype=dtype)
-    sampling = Sampling(args.steps, args.cfg, args.shift, args.seed, solver=FAST if args.fast else RELEASED)
-    evaluation = benchmark.Evaluation(gld, not args.no_cascade, args.window, sampling, lpips)
-    settings = {name: value for name, value in vars(args).items() if name not in ("action", "command", "num_sources")}
+    keep = (len(jobs) > 1 or args.ray is not None) and not args.low_memory
+    models = measure.Judged(**vars(models_of(args, keep)), lpips=None if missing else folder.resolve())
+    left_out = ("action", "command", "num_sources", "overwrite", "ray", "workers", "worker_cpus", "worker_gpus")
+    settings = {name: value for name, value in vars(args).items() if name not in (*left_out, "low_memory")}
+    settings["sources"] = jobs[0].sources
     settings["lpips"] = f"not measured, without {' and '.join(missing)} in {folder}" if missing else str(folder)
     settings["depth"] = "exact" if args.rooms else "what the backbone finds in the photographs"
-    say(f"LPIPS: {settings['lpips']}")
-    benchmark.run(evaluation, cases, args.out, settings, say, Progress("evaluation"))
+    say(f"{len(jobs)} scenes; LPIPS: {settings['lpips']}")
+    outcomes = run_many(
+        jobs, args.out, models, say, Progress, args.overwrite, cluster_of(args), measure,
+        measure.tabulator(settings, len(jobs)),
+    )  # fmt: skip
+    rows = {one.name: one.figures for one in outcomes if one.state != FAILED}
+    if rows:
+        say(table(list(mean_rows(rows).items())))
+    return int(any(outcome.state == FAILED for outcome in outcomes))
 
 
 def add(commands) -> None:
@@ -63,4 +80,5 @@ def add(commands) -> None:
     add_source_options(command, None, "default 2; of rooms views 2 and 7")
     add_sampling_options(command)
     add_model_options(command)
+    add_many_options(command)
     command.set_defaults(action=evaluate_model)

@@ -76,16 +76,16 @@ def add_device_option(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sampling_options(command: argparse.ArgumentParser, steps: int | None = None, size: int = 504) -> None:
-    """Which views, and how they are sampled. steps None: as many as the model was released with."""
+def add_sampling_options(command: argparse.ArgumentParser) -> None:
+    """Which views, and how they are sampled."""
     command.add_argument("--targets", type=indices, help="target views, by index (default: all others)")
-    command.add_argument("--steps", type=int, default=steps, help="network evaluations")
+    command.add_argument("--steps", type=int, help="network evaluations (default: the networks' own number)")
     command.add_argument("--fast", action="store_true", help="half the network work, not the released result")
     command.add_argument("--cfg", type=float, default=1.5, help="guidance (default 1.5)")
     command.add_argument("--shift", type=float, help="time shift (default: the released one)")
     command.add_argument("--seed", type=int, default=0, help="random seed for the initial noise (default 0)")
     add_device_option(command)
-    command.add_argument("--size", type=int, default=size, help=f"long side, a multiple of 14 (default {size})")
+    command.add_argument("--size", type=int, help="long side, a multiple of 14 (default: the networks' own)")
     command.add_argument("--no-cascade", action="store_true", help="decode without level 0: half the cost")
 
 

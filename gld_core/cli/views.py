@@ -85,6 +85,15 @@ def models_of(args: argparse.Namespace, keep: bool) -> Models:
     return Models(args.models, args.backbone, str(device), choose_dtype(args.dtype, device), keep)
 
 
+def cluster_of(args: argparse.Namespace) -> Any:
+    """The Ray cluster that was asked for; None where none was."""
+    if args.ray is None:
+        return None
+    from ..jobs.cluster import Cluster
+
+    return Cluster(args.ray or None, args.workers, args.worker_cpus, args.worker_gpus)
+
+
 def views(args: argparse.Namespace) -> int:
     """What is given is checked before a network is loaded. Returns the exit code: 1 where one of many failed."""
     jobs, many = jobs_of(args.inputs, job_settings(args))
@@ -92,12 +101,7 @@ def views(args: argparse.Namespace) -> int:
     if args.ray is None and not many:
         run_one(jobs[0], args.out, models, say, Progress, args.overwrite)
         return 0
-    cluster = None
-    if args.ray is not None:
-        from ..jobs.cluster import Cluster
-
-        cluster = Cluster(args.ray or None, args.workers, args.worker_cpus, args.worker_gpus)
-    outcomes = run_many(jobs, args.out, models, say, Progress, args.overwrite, cluster)
+    outcomes = run_many(jobs, args.out, models, say, Progress, args.overwrite, cluster_of(args))
     return int(any(outcome.state == FAILED for outcome in outcomes))
 
 

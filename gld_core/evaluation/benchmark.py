@@ -2,8 +2,9 @@
 
     python -m gld_core eval --models MODELS --out RESULTS --rooms 50
 
-writes results.json, results.md and a contact sheet per scene, anew after every scene. Pictures and depth are measured
-on targets, cameras on all views (metrics.py). The rows of a scene are:
+writes results.json, results.md, and a folder per scene with its contact sheet and figures. Scenes that are finished are
+left as they are when the command is started again. Pictures and depth are measured on targets, cameras on all views
+(metrics.py). The rows of a scene are:
 
 - cascade, level 1: the views as the whole model makes them, and without level 0. Cameras are those that the backbone
   estimates from the generated pictures. Depth is brought to the scene's unit by the Sim(3) of the recovered cameras
@@ -17,28 +18,24 @@ on targets, cameras on all views (metrics.py). The rows of a scene are:
 Rendered rooms have exact depth. For photographs the truth is what the backbone finds in them, as in the research.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import windows
 from ..cameras import Cameras
-from ..export.pictures import contact_sheet
 from ..flow import Callback, Sampling
-from ..io.cameras import find_scenes, read_scene
-from ..io.images import write_png
+from ..io.cameras import read_scene
 from ..io.scenes import Scene, choose_views
 from ..pipeline import GLD
 from ..synthetic.render import render_scene
 from ..synthetic.rooms import REACH, SIZES, VIEWS
 from .lpips import LPIPS
 from .metrics import angles
-from .report import Row, mean_rows, means, picture_errors, pose_row, scaled_depth_errors, table, write_results
+from .report import Row, means, picture_errors, pose_row, scaled_depth_errors
 
 OVERLAP = 2
 # Of rendered rooms: targets lie between these and beyond them.
@@ -95,33 +92,6 @@ def plan(sources: int, views: int, window: int) -> list[windows.Window]:
     if window >= views:
         return [windows.Window(list(range(views)), list(range(views)))]
     return windows.split_into_windows(sources, views, window, OVERLAP)
-
-
-def find_cases(
-    folder: Path | None,
-    rooms: int | None,
-    first_seed: int,
-    size: int,
-    sources: Sequence[int] | int,
-    targets: Sequence[int] | None,
-    window: int,
-) -> Sequence[Callable[[], Case]]:
-    """What reads or renders each scene: those of the folder, or `rooms` rooms. ValueError for any scene that cannot be
-    measured.
-    """
-    if (folder is None) == (rooms is None):
-        raise ValueError("Give a folder of scenes, or --rooms and how many.")
-    if rooms is not None and rooms < 1:
-        raise ValueError(f"--rooms is {rooms}; at least 1 is needed.")
-    if folder is None:
-        chosen, wanted = choose_views(VIEWS, sources, targets)
-        plan(len(chosen), len(chosen) + len(wanted), window)
-        return [partial(render_case, first_seed + number, sources, targets) for number in range(rooms or 0)]
-    paths = find_scenes(folder)
-    for path in paths:
-        _, order, count = choose_case(path, size, sources, targets)
-        plan(count, len(order), window)
-    return [partial(read_case, path, size, sources, targets) for path in paths]
 
 
 def wrong_cameras(cameras: Cameras, sources: int) -> Cameras:
@@ -207,32 +177,3 @@ class Evaluation:
             own.cameras, cameras, along
         )
         return rows, shown
-
-
-def run(
-    evaluation: Evaluation,
-    cases: Sequence[Callable[[], Case]],
-    out: Path,
-    settings: Mapping[str, object],
-    say: Callable[[str], None],
-    progress: Callback,
-) -> None:
-    """Measure all cases, and write the results after each. progress(step, steps, denoised) counts over all cases."""
-    scenes: dict[str, dict[str, Any]] = {}
-    total, finished = len(cases) * evaluation.samplings, 0
-
-    def callback(step: int, steps: int, denoised: Tensor) -> None:
-        nonlocal finished
-        progress(finished * steps + step, total * steps, denoised)
-        finished += step == steps
-
-    for read in cases:
-        case = read()
-        rows, shown = evaluation.measure(case, callback)
-        N = case.sources
-        scenes[case.name] = {"sources": case.place[:N], "targets": case.place[N:], "rows": rows}
-        write_png(out / "sheets" / f"{case.name}.png", contact_sheet(case.labels, shown))
-        write_results(out, settings, scenes, len(cases))
-        found = ", ".join(f"{name} {row['psnr']:.2f}" for name, row in rows.items() if "psnr" in row)
-        say(f"{case.name}, {len(scenes)} of {len(cases)}: PSNR {found}")
-    say(f"{table(list(mean_rows(scenes).items()))}\n{out / 'results.md'} has it all")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -57,6 +58,8 @@ def pose_row(found: Cameras, truth: Cameras, along: Sequence[int]) -> Row:
 def mean_rows(scenes: Mapping[str, Mapping[str, Any]]) -> dict[str, Row]:
     """The mean over scenes of every column of every row."""
     each = [scene["rows"] for scene in scenes.values()]
+    if not each:
+        return {}
     return {
         name: {key: sum(rows[name][key] for rows in each) / len(each) for key in COLUMNS if key in each[0][name]}
         for name in each[0]
@@ -75,22 +78,32 @@ def table(rows: Sequence[tuple[str, Row]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
+def finite(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The value as JSON has it: null in place of numbers that are not finite."""
+    return json.loads(json.dumps(content, default=str), parse_constant=lambda name: None)
+
+
 def to_json(content: Mapping[str, Any]) -> str:
-    """The value with null in place of numbers that are not finite, which JSON does not have."""
-    finite = json.loads(json.dumps(content, default=str), parse_constant=lambda name: None)
-    return json.dumps(finite, indent=1)
+    return json.dumps(finite(content), indent=1)
 
 
 def write_results(
-    out: Path, settings: Mapping[str, object], scenes: Mapping[str, Mapping[str, Any]], planned: int
+    out: Path,
+    settings: Mapping[str, object],
+    scenes: Mapping[str, Mapping[str, Any]],
+    planned: int,
+    failed: Mapping[str, str] = MappingProxyType({}),
+    stem: str = "results",
 ) -> None:
-    """Write results.json and results.md of the scenes that have been measured so far."""
+    """Write results.json and results.md of the scenes that have been measured so far. failed: why, by scene."""
     mean = mean_rows(scenes)
-    content = {"settings": settings, "planned": planned, "mean": mean, "scenes": scenes}
+    content = {"settings": settings, "planned": planned, "mean": mean, "scenes": scenes, "failed": failed}
     each = [(f"{name}: {row}", values) for name, scene in scenes.items() for row, values in scene["rows"].items()]
     notes = "\n".join(f"- {name}: {value}" for name, value in settings.items())
     text = f"Mean of {len(scenes)} scenes of {planned}:\n\n{table(list(mean.items()))}\n\n{notes}\n\n{table(each)}\n"
-    with atomic(out / "results.json") as temporary:
+    if failed:
+        text += "\nFailed:\n\n" + "".join(f"- {name}: {why}\n" for name, why in failed.items())
+    with atomic(out / f"{stem}.json") as temporary:
         temporary.write_text(to_json(content) + "\n", encoding="utf-8")
-    with atomic(out / "results.md") as temporary:
+    with atomic(out / f"{stem}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

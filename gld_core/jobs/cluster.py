@@ -6,7 +6,7 @@ Needs the package ray: `pip install gld-novel-views[ray]`. Nothing else imports 
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 import ray
 import torch
 
-from .description import Job
-from .many import FAILED, Models, Outcome, sentence, work_through
+from .many import FAILED, Models, Outcome, Stages, sentence, work_through
+from .results import absolute
 
 # How often a scene is tried again whose actor died.
 RETRIES = 2
@@ -28,10 +28,10 @@ class Worker:
         # Ray sets OMP_NUM_THREADS for the CPUs that an actor takes; a fraction is one thread.
         torch.set_num_threads(threads)
         self.weights = weights
-        self.gld = models.load()
+        self.loaded = models.load()
 
-    def work(self, job: Job, folder: Path) -> Outcome:
-        return next(work_through([(job, folder)], self.gld, self.weights))
+    def work(self, job: Any, folder: Path, stages: Stages) -> Outcome:
+        return next(work_through([(job, folder)], self.loaded, self.weights, stages=stages))
 
 
 class Cluster:
@@ -68,7 +68,9 @@ class Cluster:
         have = ray.cluster_resources()
         return max(1, int(have.get("GPU", 0) / gpus if gpus else have.get("CPU", 1) / max(self.cpus, 1)))
 
-    def work_through(self, work: Sequence[tuple[Job, Path]], models: Models, weights: str) -> Iterator[Outcome]:
+    def work_through(
+        self, work: Sequence[tuple[Any, Path]], models: Models, weights: str, stages: Stages
+    ) -> Generator[Outcome, None, None]:
         """Outcomes as scenes are finished, in any order. Folders are given to the workers as absolute paths."""
         self.connect()
         gpus = self.gpus if self.gpus is not None else float(models.device.startswith("cuda"))
@@ -89,10 +91,7 @@ class Cluster:
             while waiting or busy:
                 while waiting and free:
                     worker, (job, folder) = free.pop(), waiting.pop()
-                    job = replace(
-                        job, input=os.path.abspath(job.input), path=job.path and os.path.abspath(job.path)
-                    )  # fmt: skip
-                    busy[worker.work.remote(job, folder.resolve())] = (worker, folder)
+                    busy[worker.work.remote(absolute(job), folder.resolve(), stages)] = (worker, folder)
                 done, _ = ray.wait(list(busy))
                 for reference in done:
                     worker, folder = busy.pop(reference)

@@ -1,24 +1,25 @@
 """Many scenes, one after the other, with the networks loaded once.
 
-While the networks work on a scene, the next one is read and the last one's files are written, each in a thread.
+While the networks work on a scene, the next one is read and the last one's files are written, each in a thread. What is
+done to a scene are `Stages`: `scene` makes its views, `measure` measures a model on it.
 """
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from ..evaluation.report import COLUMNS
+from ..evaluation.report import COLUMNS, finite
 from ..flow import Callback
 from ..io.files import atomic
-from ..pipeline import GLD, load
+from ..pipeline import GLD, load, own_settings
 from . import scene
 from .description import Job
 from .results import (
@@ -52,6 +53,26 @@ class Models:
     def load(self) -> GLD:
         return load(self.folder, self.backbone, self.device, self.dtype, self.keep)
 
+    def hash(self) -> str:
+        """SHA-256 of all files that are loaded."""
+        return weights_hash(self.folder, self.backbone)
+
+    def settle(self, job: Any) -> Any:
+        return job.settled(*own_settings(self.folder, self.backbone))
+
+
+class Stages(Protocol):
+    """What is done to a scene, one stage after the other, each in a thread of its own. loaded: what `Models.load` gave;
+    write returns the scene's figures. A job is a frozen dataclass with `folder_name`, `check` and `settled` as those of
+    `Job`.
+    """
+
+    def read(self, job: Any) -> Any: ...
+
+    def make(self, job: Any, given: Any, loaded: Any, progress: Callable[[str], Callback | None]) -> Any: ...
+
+    def write(self, job: Any, given: Any, made: Any, folder: Path) -> dict[str, Any]: ...
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -62,16 +83,16 @@ class Outcome:
     state: str
     seconds: float = 0.0
     text: str = ""
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 def sentence(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def named(jobs: Sequence[Job], out: Path) -> list[tuple[Job, Path]]:
+def named(jobs: Sequence[Any], out: Path) -> list[tuple[Any, Path]]:
     """Each job with the folder of its result. ValueError where two have the same."""
-    folders: dict[str, Job] = {}
+    folders: dict[str, Any] = {}
     for job in jobs:
         if job.folder_name in folders:
             raise ValueError(
@@ -90,16 +111,21 @@ def shard(jobs: Sequence[Any]) -> Sequence[Any]:
     return jobs[rank::world]
 
 
+def from_result(folder: Path, state: str) -> Outcome:
+    """The outcome that a finished folder tells of."""
+    found = read_result(folder) or {}
+    return Outcome(folder.name, state, found.get("seconds", 0), "", found.get("figures", {}))
+
+
 def sort_out(
-    work: Sequence[tuple[Job, Path]], weights: str, overwrite: bool, say: Say
-) -> tuple[list[tuple[Job, Path]], list[Outcome]]:
+    work: Sequence[tuple[Any, Path]], weights: str, overwrite: bool, say: Say
+) -> tuple[list[tuple[Any, Path]], list[Outcome]]:
     """What is left to do, and the outcomes of what is finished already or cannot be written."""
     left, outcomes = [], []
     for job, folder in work:
         reason = unfinished(folder, job, weights)
         if not reason:
-            found = read_result(folder) or {}
-            outcomes.append(Outcome(folder.name, BEFORE, found.get("seconds", 0), "", found.get("figures", {})))
+            outcomes.append(from_result(folder, BEFORE))
             continue
         if read_result(folder) is None:
             try:
@@ -116,23 +142,22 @@ def sort_out(
 
 
 def work_through(
-    work: Sequence[tuple[Job, Path]],
-    gld: GLD,
+    work: Sequence[tuple[Any, Path]],
+    loaded: Any,
     weights: str | None,
     progress: Callable[[str], Callback | None] = scene.silent,
-) -> Iterator[Outcome]:
+    stages: Stages = scene,
+) -> Generator[Outcome, None, None]:
     """Outcomes as scenes are finished, in order."""
     started: dict[Path, float] = {}
 
-    def read(job: Job, folder: Path) -> scene.Given:
+    def read(job: Any, folder: Path) -> Any:
         started[folder] = time.monotonic()
-        return scene.read(job)
+        return stages.read(job)
 
-    def write(
-        job: Job, given: scene.Given, made: scene.Decoded, folder: Path, partial: Path, publishing: ExitStack
-    ) -> Outcome:
+    def write(job: Any, given: Any, made: Any, folder: Path, partial: Path, publishing: ExitStack) -> Outcome:
         with publishing:
-            figures = scene.write(job, given, made, partial)
+            figures = stages.write(job, given, made, partial)
             seconds = time.monotonic() - started[folder]
             write_result(partial, job, weights, seconds, figures)
         return Outcome(folder.name, DONE, seconds, "", figures)
@@ -155,7 +180,7 @@ def work_through(
                     if number + 1 < len(work):
                         following = reader.submit(read, *work[number + 1])
                     partial = stack.enter_context(result_folder(folder))
-                    made = scene.make(job, given, gld, progress)
+                    made = stages.make(job, given, loaded, progress)
                     if writing is not None:
                         yield outcome_of(*writing)
                     kept = stack.pop_all()
@@ -172,59 +197,95 @@ def work_through(
 
 
 def run_many(
-    jobs: Sequence[Job],
+    jobs: Sequence[Any],
     out: Path,
     models: Models,
     say: Say = print,
     progress: Callable[[str], Callback | None] = scene.silent,
     overwrite: bool = False,
     ray: Any = None,
+    stages: Stages = scene,
+    tabulate: Callable[[Path, Sequence[Outcome]], None] | None = None,
 ) -> list[Outcome]:
     """Every job into a folder of its name in `out`, and a table of them. Scenes that are finished are left as they are,
     scenes that fail are recorded. ray: a `gld_core.jobs.cluster.Cluster` that does the work; without it this process.
+    tabulate(out, outcomes so far) writes the table, by default `write_table`; it is called now and then and at the end,
+    also of an interrupted run.
 
     Raises ValueError before any work for jobs that cannot be meant, and for models that cannot be loaded.
     """
     for job in jobs:
         job.check()
-    work = list(shard(named(jobs, out)))
-    weights = weights_hash(models.folder, models.backbone)
+    work = list(shard(named([models.settle(job) for job in jobs], out)))
+    weights = models.hash()
+    tabulate = tabulate or write_table
     out.mkdir(parents=True, exist_ok=True)
     remove_abandoned(out)
     left, outcomes = sort_out(work, weights, overwrite, say)
     began = told = time.monotonic()
-    if left:
-        made = ray.work_through(left, models, weights) if ray else work_through(left, models.load(), weights, progress)
-        for outcome in made:
-            outcomes.append(outcome)
-            finished = sum(one.state != BEFORE for one in outcomes)
-            text = outcome.text if outcome.state == FAILED else f"{outcome.seconds:.1f} s"
-            say(f"{finished} of {len(left)}: {outcome.name} {outcome.state}, {text}")
-            if time.monotonic() - told > TABLE_EVERY:
-                write_table(out, order(outcomes, work))
-                told = time.monotonic()
-    outcomes = order(outcomes, work)
-    write_table(out, outcomes)
+    try:
+        if not left:
+            working: Generator[Outcome, None, None] = work_through((), None, weights)
+        elif ray:
+            working = ray.work_through(left, models, weights, stages)
+        else:
+            working = work_through(left, models.load(), weights, progress, stages)
+        with closing(working) as made:
+            for outcome in made:
+                outcomes.append(outcome)
+                finished = sum(one.state != BEFORE for one in outcomes)
+                text = outcome.text if outcome.state == FAILED else f"{outcome.seconds:.1f} s"
+                say(f"{finished} of {len(left)}: {outcome.name} {outcome.state}, {text}")
+                if time.monotonic() - told > TABLE_EVERY:
+                    tabulate(out, order(outcomes, work))
+                    told = time.monotonic()
+    except BaseException:
+        # Interrupted, it has still written what it was writing.
+        known = {one.name for one in outcomes}
+        for job, folder in left:
+            if folder.name not in known and not unfinished(folder, job, weights):
+                outcomes.append(from_result(folder, DONE))
+        raise
+    finally:
+        outcomes = order(outcomes, work)
+        tabulate(out, outcomes)
+    remove_abandoned(out)
     failed = sum(outcome.state == FAILED for outcome in outcomes)
     rate = f"; {3600 * len(left) / (time.monotonic() - began):.0f} an hour" if left else ""
-    say(f"{len(outcomes)} scenes, {failed} failed{rate}; {out / 'results.md'}")
+    say(f"{len(outcomes)} scenes, {failed} failed{rate}; {out / (table_stem() + '.md')}")
     return outcomes
 
 
-def order(outcomes: Sequence[Outcome], work: Sequence[tuple[Job, Path]]) -> list[Outcome]:
+def order(outcomes: Sequence[Outcome], work: Sequence[tuple[Any, Path]]) -> list[Outcome]:
     by_name = {outcome.name: outcome for outcome in outcomes}
     return [by_name[folder.name] for _, folder in work if folder.name in by_name]
 
 
-def write_table(out: Path, outcomes: Sequence[Outcome]) -> None:
-    """results.jsonl and results.md: a line a scene. A share of the scenes has its number in the files' names."""
+def table_stem() -> str:
+    """Of the tables' files. A share of the scenes has its number in it."""
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    stem = "results" if world == 1 else f"results-{rank}-of-{world}"
+    return "results" if world == 1 else f"results-{rank}-of-{world}"
+
+
+def write_lines(out: Path, outcomes: Sequence[Outcome]) -> None:
+    """results.jsonl: a line a scene, null in place of numbers that are not finite."""
     lines = [
         {"scene": one.name, "state": one.state, "seconds": round(one.seconds, 3), **one.figures}
         | ({"text": one.text} if one.text else {})
         for one in outcomes
     ]
+    with atomic(out / f"{table_stem()}.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(finite(line)) + "\n" for line in lines), encoding="utf-8")
+
+
+def write_table(out: Path, outcomes: Sequence[Outcome]) -> None:
+    """results.jsonl and results.md: a line a scene."""
+    write_lines(out, outcomes)
+    with atomic(out / f"{table_stem()}.md") as temporary:
+        temporary.write_text(markdown(outcomes), encoding="utf-8")
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
     columns = [name for name in COLUMNS if any(name in one.figures for one in outcomes)]
     heading = ["scene", "state", "seconds", *(COLUMNS[name][0] for name in columns), "text"]
     rows = [
@@ -234,10 +295,7 @@ def write_table(out: Path, outcomes: Sequence[Outcome]) -> None:
         for one in outcomes
     ]
     table = [heading, ["---", "---", "--:", *["--:"] * len(columns), "---"], *rows]
-    with atomic(out / f"{stem}.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    with atomic(out / f"{stem}.md") as temporary:
-        temporary.write_text("".join(f"| {' | '.join(row)} |\n" for row in table), encoding="utf-8")
+    return "".join(f"| {' | '.join(row)} |\n" for row in table)
 
 
 def run_one(
@@ -251,9 +309,10 @@ def run_one(
     """One job into `out` itself, or nothing where it is finished there. Raises ValueError for what cannot be used."""
     started = time.monotonic()
     job.check()
+    job = models.settle(job)
     weights = None
     if read_result(out) is not None:
-        weights = weights_hash(models.folder, models.backbone)
+        weights = models.hash()
         reason = unfinished(out, job, weights)
         if not reason:
             say(f"{out} is finished already")
@@ -263,7 +322,7 @@ def run_one(
     given = scene.read(job)
     H, W = given.photographs.shape[-2:]
     say(f"{len(given.photographs)} source views of {W} x {H}; loading {models.folder}")
-    weights = weights or weights_hash(models.folder, models.backbone)
+    weights = weights or models.hash()
     with result_folder(out) as partial:
         made = scene.make(job, given, models.load(), progress)
         say(f"writing {len(made.names)} views to {out}")

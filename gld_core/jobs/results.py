@@ -4,12 +4,14 @@ Files are written into a folder beside it, whose name says which process writes 
 folder takes its place. Several processes may work on one scene: the first result stays.
 """
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -19,10 +21,12 @@ from typing import Any
 from .. import checkpoints
 from ..io.cameras import files_in
 from ..io.files import atomic
-from .description import Job
 
 RESULT = "result.json"
+# Fields of a job that are paths of files that it reads.
+PATHS = ("input", "path")
 PARTIAL = ".partial-"
+WEEK = 7 * 24 * 3600
 
 
 def weights_hash(models_dir: str | os.PathLike, backbone: str) -> str:
@@ -35,20 +39,25 @@ def weights_hash(models_dir: str | os.PathLike, backbone: str) -> str:
     return digest.hexdigest()
 
 
-def input_stamp(job: Job) -> str:
+def absolute(job: Any) -> Any:
+    """The job with absolute paths in place of those that start at the working directory."""
+    given = {name: getattr(job, name, None) for name in PATHS}
+    return replace(job, **{name: os.path.abspath(path) for name, path in given.items() if path})
+
+
+def input_stamp(job: Any) -> str:
     """Changes when a file of the input, or of the path, is another, by name, size or time."""
     digest = hashlib.sha256()
-    for start in filter(None, (job.input, job.path)):
+    for start in filter(None, (getattr(job, name, None) for name in PATHS)):
         for path in files_in(Path(start)):
             status = path.stat()
             digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def described(job: Job) -> dict[str, Any]:
+def described(job: Any) -> dict[str, Any]:
     """The settings that decide what a result is, as JSON has them; not where it is put."""
-    absolute = replace(job, input=os.path.abspath(job.input), path=job.path and os.path.abspath(job.path))
-    return {key: value for key, value in json.loads(json.dumps(asdict(absolute))).items() if key != "name"}
+    return {key: value for key, value in json.loads(json.dumps(asdict(absolute(job)))).items() if key != "name"}
 
 
 def files_of(folder: Path) -> dict[str, int]:
@@ -58,7 +67,7 @@ def files_of(folder: Path) -> dict[str, int]:
     }  # fmt: skip
 
 
-def write_result(folder: Path, job: Job, weights: str | None, seconds: float, figures: dict[str, float]) -> None:
+def write_result(folder: Path, job: Any, weights: str | None, seconds: float, figures: dict[str, Any]) -> None:
     """result.json: what the files beside it were made of, and their sizes."""
     content = {
         "job": described(job),
@@ -81,7 +90,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and isinstance(content.get("files"), dict) else None
 
 
-def unfinished(folder: Path, job: Job, weights: str) -> str:
+def unfinished(folder: Path, job: Any, weights: str) -> str:
     """Why a folder is not the finished result of this job with these weights, in a few words; empty where it is."""
     found = read_result(folder)
     if found is None:
@@ -115,6 +124,8 @@ def result_folder(folder: Path) -> Iterator[Path]:
     """
     folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # A process that died at this scene, as a worker of a cluster does, is not waited for until the next start.
+    remove_abandoned(folder.parent, folder.name)
     prefix = f".{folder.name}{PARTIAL}{socket.gethostname()}-{os.getpid()}-"
     temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     temporary.chmod(0o755)
@@ -146,15 +157,18 @@ def merge(new: Path, folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def remove_abandoned(parent: Path) -> int:
-    """Remove what processes of this machine that no longer run have left half written; how many folders that were."""
-    removed = 0
-    for folder in parent.glob(f".*{PARTIAL}{socket.gethostname()}-*"):
-        number = folder.name.rpartition("-")[0].rpartition("-")[2]
-        if number.isdecimal() and not is_running(int(number)):
+def remove_abandoned(parent: Path, scene: str | None = None) -> None:
+    """Remove what processes of this machine that no longer run have left half written, of one scene or of all; and what
+    those of other machines have not touched for a week.
+    """
+    for folder in parent.glob(f".{'*' if scene is None else glob.escape(scene)}{PARTIAL}*"):
+        writer, _, number = folder.name.rpartition(PARTIAL)[2].rpartition("-")[0].rpartition("-")
+        if writer == socket.gethostname():
+            abandoned = number.isdecimal() and not is_running(int(number))
+        else:
+            abandoned = time.time() - folder.stat().st_mtime > WEEK
+        if abandoned:
             shutil.rmtree(folder, ignore_errors=True)
-            removed += 1
-    return removed
 
 
 def is_running(process: int) -> bool:

@@ -283,7 +283,8 @@ def test_rooms_are_measured_per_scene_and_in_the_mean(evaluated):
     row = scenes[1]["rows"]["cascade"]
     assert row["psnr"] != scenes[1]["rows"]["wrong cameras"]["psnr"]
     assert len(row["psnr_of_targets"]) == 8 and np.mean(row["psnr_of_targets"]) == pytest.approx(row["psnr"])
-    assert sorted(path.name for path in (out / "sheets").iterdir()) == ["room_000040.png", "room_000041.png"]
+    for name in results["scenes"]:
+        assert sorted(path.name for path in (out / name).iterdir()) == ["contact_sheet.png", "result.json"]
 
 
 def test_the_table_has_the_numbers_and_says_what_was_not_measured(evaluated):
@@ -333,8 +334,35 @@ def test_an_interruption_keeps_the_scenes_that_were_done(random_models, tmp_path
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert list(results["scenes"]) == ["room_000001"] and results["planned"] == 3
     assert "Mean of 1 scenes of 3" in (tmp_path / "results.md").read_text(encoding="utf-8")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "results.md", "sheets"]
-    assert "evaluation: step 1 of 6" in capsys.readouterr().err
+    made = ["results.json", "results.jsonl", "results.md", "room_000001"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == made
+    assert "evaluation: step 1 of 2" in capsys.readouterr().err
+    # Started again, it measures what is missing, and the means are those of all.
+    monkeypatch.setattr(benchmark.Evaluation, "measure", whole)
+    before = (tmp_path / "room_000001" / "result.json").read_bytes()
+    assert main(["eval", "--rooms", "3", "--first-seed", "1", *where, "--steps", "1", "--window", "10"]) == 0
+    assert "1 of 3 scenes are finished already" in capsys.readouterr().err
+    assert (tmp_path / "room_000001" / "result.json").read_bytes() == before
+    again = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert list(again["scenes"]) == ["room_000001", "room_000002", "room_000003"]
+    assert again["scenes"]["room_000001"] == results["scenes"]["room_000001"]
+    assert main(["eval", "--rooms", "1", "--first-seed", "1", *where, "--steps", "2", "--window", "10"]) == 0
+    assert "room_000001 is done anew: the settings were others" in capsys.readouterr().err
+
+
+def test_a_scene_that_fails_is_recorded_and_stops_no_other(random_models, tmp_path, capsys):
+    for seed in range(2):
+        images, _, cameras = render_scene(seed, 3, 28, 42)
+        write_scene(tmp_path / "scenes" / f"room {seed}", images, cameras)
+    (tmp_path / "scenes" / "room 0" / "frame_00001.png").write_bytes(b"no picture")
+    where = ["--models", str(random_models), "--out", str(tmp_path / "out"), "--device", "cpu", "--no-cascade"]
+    assert main(["eval", str(tmp_path / "scenes"), *where, "--size", "42", "--steps", "1"]) == 1
+    lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["scene"], line["state"]) for line in lines] == [("room 0", "failed"), ("room 1", "done")]
+    assert "frame_00001.png" in lines[0]["text"] and lines[1]["psnr"] == lines[1]["rows"]["level 1"]["psnr"]
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert list(results["scenes"]) == ["room 1"] and results["failed"] == {"room 0": lines[0]["text"]}
+    assert f"- room 0: {lines[0]['text']}" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -22,7 +23,16 @@ from gld_core.io.colmap import read_colmap_points
 from gld_core.io.posed_folders import write_scene
 from gld_core.jobs import Job, Models, read_list, run_many
 from gld_core.jobs.many import BEFORE, DONE, FAILED, shard
-from gld_core.jobs.results import PARTIAL, RESULT, files_of, merge, read_result, result_folder, unfinished
+from gld_core.jobs.results import (
+    PARTIAL,
+    RESULT,
+    files_of,
+    merge,
+    read_result,
+    remove_abandoned,
+    result_folder,
+    unfinished,
+)
 from gld_core.jobs.scene import comfyui_noise
 from gld_core.synthetic.render import render_scene
 
@@ -126,6 +136,16 @@ def test_every_setting_is_an_option_of_the_command_line_with_its_range(capsys):
             name = one.name.replace("_", "-")
             assert f"--{name}" in text or f"--no-{name}" in text
             assert one.metadata["low"] is None or f"{one.metadata['low']:g} to" in text
+
+
+def test_size_and_steps_that_are_left_open_are_the_networks_own(rooms, tmp_path):
+    assert Job("a").settled(126, 4) == Job("a", size=126, steps=4)
+    assert Job("a", size=84, steps=2).settled(126, 4) == Job("a", size=84, steps=2)
+    assert Job("a", fast=True).settled(504, 49).steps == 33
+    assert (gld_core.load(NANO).own_size, gld_core.load(NANO).own_steps) == (126, 4)
+    run_many([Job(str(rooms / "room_0"))], tmp_path, MODELS, silent)
+    settings = read_result(tmp_path / "room_0")["job"]
+    assert (settings["size"], settings["steps"]) == (126, 4)
 
 
 # One scene
@@ -261,6 +281,20 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         (folder / "half").write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_dead_processes_left_half_written_is_removed_and_what_others_write_is_not(tmp_path):
+    host, dead = socket.gethostname(), subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = [f".scene{PARTIAL}{host}-{dead.pid}-a", f".scene [1]{PARTIAL}{host}-{dead.pid}-b"]
+    names += [f".scene{PARTIAL}{host}-{os.getpid()}-c", f".scene{PARTIAL}other-{dead.pid}-d", f".s{PARTIAL}other-1-e"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / names[4], (0, 0))
+    with result_folder(tmp_path / "scene [1]"):
+        assert [name for name in names if not (tmp_path / name).exists()] == [names[1]]
+    remove_abandoned(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*names[2:4], "scene [1]"}
 
 
 def test_the_slower_of_two_processes_changes_nothing(tmp_path):

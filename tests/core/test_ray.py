@@ -14,8 +14,9 @@ import torch
 
 from gld_core.checkpoints import NANO
 from gld_core.io.posed_folders import write_scene
-from gld_core.jobs import Job, Models, run_many
+from gld_core.jobs import Job, Models, measure, run_many
 from gld_core.jobs.many import BEFORE, DONE, FAILED
+from gld_core.jobs.measure import Judged, Measurement
 from gld_core.jobs.results import PARTIAL, RESULT, files_of, read_result
 from gld_core.synthetic.render import render_scene
 
@@ -85,7 +86,8 @@ def test_a_worker_killed_in_the_middle_of_a_scene_loses_nothing(cluster, jobs, a
     os.kill(victim, signal.SIGKILL)
     run.join(120)
     assert [one.state for one in outcomes] == [DONE] * SCENES
-    assert {name: data for name, data in contents(tmp_path).items() if PARTIAL not in name} == alone
+    # Nor does it leave anything.
+    assert contents(tmp_path) == alone
 
 
 def test_the_driver_started_again_does_only_what_is_missing(cluster, jobs, alone, tmp_path):
@@ -111,6 +113,15 @@ def test_a_scene_that_fails_is_recorded_and_stops_no_other(cluster, jobs, tmp_pa
     outcomes = run_many([Job(str(tmp_path / "nothing")), jobs[0]], tmp_path / "out", MODELS, silent, ray=cluster)
     assert [one.state for one in outcomes] == [FAILED, DONE]
     assert "does not exist" in outcomes[0].text
+
+
+def test_measurements_go_the_same_way(cluster, jobs, tmp_path):
+    measured = {}
+    for name, ray in (("alone", None), ("ray", cluster)):
+        models, jobs_ = Judged(NANO), [Measurement(job.input, size=84, steps=1, cascade=False) for job in jobs[:2]]
+        outcomes = run_many(jobs_, tmp_path / name, models, silent, ray=ray, stages=measure)
+        measured[name] = [(one.name, one.state, one.figures) for one in outcomes]
+    assert repr(measured["ray"]) == repr(measured["alone"]) and measured["ray"][0][1] == DONE
 
 
 def test_two_drivers_on_one_folder_do_not_harm_each_other(jobs, alone, tmp_path):
