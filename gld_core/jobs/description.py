@@ -85,7 +85,9 @@ class Job:
     width: float | None = motion_setting("width")
     turns: float | None = motion_setting("turns")
     factor: float | None = motion_setting("factor")
-    ease: str = setting("none", "str", "where a motion is slow: at its start (in), its end (out) or both (in_out)", choices=EASES)
+    ease: str = setting(
+        "none", "str", "where a motion is slow: at its start (in), its end (out) or both (in_out)", choices=EASES
+    )
     first_is_source: bool = setting(False, "bool", "the first target of a motion is the source view itself")
     start: int = setting(0, "int", "number of the source view that a motion starts from", 0, 63)
     steps: int | None = setting(

@@ -41,9 +41,8 @@ def photograph(server, prompt: dict, scene: Path) -> dict:
     prompt["path"] = node("GLDSetCameras", **inputs)
     for level in (1, 0):
         prompt[f"level{level}"]["inputs"] |= {"window": 5, "overlap": 1}
-    return {
-        "input": str(path), "motion": "orbit", "degrees": 25.0, "number": 6, "ease": "in_out", "window": 5, "overlap": 1,
-    }  # fmt: skip
+    along = {"motion": "orbit", "degrees": 25.0, "number": 6, "ease": "in_out"}
+    return {"input": str(path), **along, "window": 5, "overlap": 1}
 
 
 def photographs(server, prompt: dict, scene: Path) -> dict:
