@@ -46,7 +46,7 @@ def photograph(server, prompt: dict, scene: Path) -> dict:
 
 
 def photographs(server, prompt: dict, scene: Path) -> dict:
-    """Two photographs without cameras, and the way between them, quickly."""
+    """Two photographs without cameras, and the way between them in two windows."""
     folder = server.base / "input" / "pair"
     folder.mkdir(exist_ok=True)
     for number in (0, 3):
@@ -56,8 +56,10 @@ def photographs(server, prompt: dict, scene: Path) -> dict:
     prompt["both"] = node("ImageBatch", image1=["picture 0", 0], image2=["picture 3", 0])
     prompt["estimate"] = node("GLDEstimateCameras", backbone=["backbone", 0], images=["both", 0], long_side=84, fov=0.0)
     inputs = {"cameras": ["estimate", 0], "sources": 0, "geometry": ["estimate", 2], "motion": "interpolate"}
-    prompt["path"] = node("GLDSetCameras", **inputs, **{"motion.number": 3})
-    return {"input": str(folder), "motion": "interpolate", "number": 3}
+    prompt["path"] = node("GLDSetCameras", **inputs, **{"motion.number": 5})
+    for level in (1, 0):
+        prompt[f"level{level}"]["inputs"] |= {"window": 5, "overlap": 1}
+    return {"input": str(folder), "motion": "interpolate", "number": 5, "window": 5, "overlap": 1}
 
 
 def path_file(server, prompt: dict, scene: Path) -> dict:
