@@ -1,6 +1,7 @@
 """A real ComfyUI server with this plugin, a small random network in the released layout, and synthetic scenes."""
 
 import asyncio
+import copy
 import json
 import os
 import queue
@@ -65,7 +66,6 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = uuid.uuid4().hex
         self.log_path = base / f"server-{self.port}.log"
         environment = {**server_environment(), "HF_HUB_OFFLINE": "1", **environment}
         command = [
@@ -81,10 +81,21 @@ class Server:
         except BaseException:
             self.close()
             raise
+        self.open_page()
+
+    def open_page(self):
+        """Listen under a name of its own."""
+        self.client = uuid.uuid4().hex
         self.messages: queue.Queue = queue.Queue()
         self.listening = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self.listen()), daemon=True).start()
         assert self.listening.wait(30)
+
+    def another_page(self) -> "Server":
+        """Another page open on the same server."""
+        other = copy.copy(self)
+        other.open_page()
+        return other
 
     def wait_for_start(self):
         deadline = time.time() + 600

@@ -18,10 +18,17 @@ def to_host(tensor: Tensor) -> Tensor:
 
 
 def say(text: str, node_id: str) -> None:
-    """Text under the widgets of a node, in a page. Other clients take every binary message for a picture."""
+    """Text under the widgets of a node, in the page that queued the running prompt. Without that page's name the host
+    tells all clients, and other programs take every binary message for a picture.
+    """
     server = PromptServer.instance
     if server.sockets_metadata.get(server.client_id, {}).get("feature_flags"):
-        server.send_progress_text(text, node_id)
+        server.send_progress_text(text, node_id, server.client_id)
+
+
+def stop_if_cancelled() -> None:
+    """Raises where the user cancels."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def progress_bar() -> Callable[[int, int], None]:
@@ -29,7 +36,7 @@ def progress_bar() -> Callable[[int, int], None]:
     bar = comfy.utils.ProgressBar(1)
 
     def progress(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        stop_if_cancelled()
         bar.update_absolute(done, max(total, done))
 
     return progress
@@ -40,7 +47,7 @@ def picture_bar() -> Callable[[int, int, Image.Image | None], None]:
     bar = comfy.utils.ProgressBar(1)
 
     def progress(done: int, total: int, picture: Image.Image | None) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        stop_if_cancelled()
         preview = picture and ("JPEG", picture, latent_preview.MAX_PREVIEW_RESOLUTION)
         bar.update_absolute(done, total, preview)
 

@@ -34,6 +34,15 @@ def test_comfy_api_simplified_sets_a_seed_by_title_and_gets_the_pictures(server)
     assert found and all(data.startswith(b"\x89PNG") for data in found.values())
 
 
+def test_what_a_node_says_is_heard_by_the_page_that_queued_it_alone(server, graph, only):
+    """Other pages would show it under their own nodes of the same number, and programs take it for a picture."""
+    other, prompt = server.another_page(), only(graph(seed=31, steps=1), "save level1")
+    said = [message for message in server.run(prompt).messages if message["type"] == "binary"]
+    # A prompt of its own, so that all that was sent before has come.
+    heard = other.run(only(graph(seed=31, steps=1), "save level1")).messages
+    assert said and not [message for message in heard if message["type"] == "binary"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_comfy_toolkit_runs_it_and_finds_its_results(server, template_inputs, path):
     client = ComfyClient(base_url=server.url)
