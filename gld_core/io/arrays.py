@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from .parsing import Finish, as_it_is, collect, inverse, matrix, number, pinhole, side
-from .scenes import Size, View, pixels
+from .scenes import Size, View, check_count, pixels
 
 # Numbers in an array that is read.
 MOST_NUMBERS = 4_000_000
@@ -96,6 +96,7 @@ def read_llff(path: Path) -> list[View]:
         raise
     except Exception as error:
         raise ValueError(f"{path} cannot be read as LLFF's poses_bounds.npy ({error}); write it again.") from error
+    check_count(len(rows), str(path))
     return collect(((f"{place:05}", f"{path}: row {place}", row) for place, row in enumerate(rows)), llff_view)
 
 
@@ -117,6 +118,7 @@ def read_depth_anything(path: Path) -> tuple[list[View], Size]:
     if len(shape) != 3 or not all(shape):
         raise ValueError(f"{path} has 'depth' of shape {shape}; it must be (views, height, width).")
     count, height, width = shape
+    check_count(count, str(path))
     arrays = read_arrays(path, {"extrinsics": (count, None, 4), "intrinsics": (count, 3, 3)})
     if len(arrays) < 2:
         raise ValueError(f"{path} holds no cameras (extrinsics, intrinsics); use a multi-view Depth Anything 3 model.")

@@ -20,7 +20,7 @@ from ..cameras import Cameras
 from ..cameras.rotations import quaternion_to_rotation, rotation_to_quaternion
 from .files import atomic
 from .parsing import check_distortion, pinhole, side, without_skew
-from .scenes import Lens, Size, View, pixels
+from .scenes import MOST_VIEWS, Lens, Size, View, check_count, pixels
 
 # COLMAP's camera models by number: name, and where its parameters have fx, fy, cx, cy; the others are distortion.
 COLMAP_MODELS = {
@@ -147,6 +147,8 @@ def colmap_text(folder: Path) -> tuple[dict[int, ColmapCamera], list[ColmapImage
         for line in data_lines(path):
             number, model, width, height, *parameters = line.split()
             cameras[int(number)] = (model, int(width), int(height), [float(value) for value in parameters])
+            if len(cameras) > MOST_VIEWS:
+                break
         path = folder / "images.txt"
         expected = True
         for line in data_lines(path):
@@ -157,8 +159,11 @@ def colmap_text(folder: Path) -> tuple[dict[int, ColmapCamera], list[ColmapImage
                 raise ValueError
             # After an image its points may follow, and nothing else.
             expected = image is None
+            if len(images) > MOST_VIEWS:
+                break
     except ValueError:
         raise ValueError(f"{path} has a line that cannot be read: {line[:80]!r}; export it again.") from None
+    check_count(max(len(cameras), len(images)), str(folder))
     return cameras, images
 
 
@@ -217,7 +222,9 @@ def colmap_binary(folder: Path) -> tuple[dict[int, ColmapCamera], list[ColmapIma
     path = folder / "cameras.bin"
     try:
         with open(path, "rb") as file:
-            for _ in range(unpack(file, "Q")[0]):
+            count = unpack(file, "Q")[0]
+            check_count(count, str(path))
+            for _ in range(count):
                 number, model, width, height = unpack(file, "iiQQ")
                 name, count = PARAMETERS.get(model, ("", 0))
                 if not name:
@@ -240,7 +247,9 @@ def binary_images(file: FileIO, path: Path) -> list[ColmapImage]:
     fixed, count = struct.Struct("<i7di"), struct.Struct("<Q")
     end = os.fstat(file.fileno()).st_size
     start = count.size
-    for _ in range(count.unpack(exactly(file, count.size))[0]):
+    total = count.unpack(exactly(file, count.size))[0]
+    check_count(total, str(path))
+    for _ in range(total):
         file.seek(start)
         data = file.read(fixed.size + 256)
         name_end = data.find(b"\0", fixed.size)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..cameras import Cameras
 from .parsing import FLIP, Finish, check_skew, collect, inverse, matrix, side
-from .scenes import Given, Scene, View, pixels
+from .scenes import Given, Scene, View, check_count, pixels
 
 
 def parse_matrices(
@@ -41,6 +41,7 @@ def read_matrices(content: Any, what: str, given: Given) -> list[View]:
     if not isinstance(content[kind], list):
         raise ValueError(f"{what}: {kind!r} is not a list of 4x4 matrices.")
     count = len(content[kind])
+    check_count(count, what)
     K = lenses(content.get("K"), count, what)
     names = content.get("names", [f"view {view}" for view in range(count)])
     if not isinstance(names, list) or len(names) != count:

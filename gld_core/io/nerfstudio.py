@@ -5,6 +5,7 @@ https://docs.nerf.studio/quickstart/data_conventions.html
 
 import json
 import math
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from .parsing import (
     Finish,
     as_it_is,
     check_distortion,
+    check_shared,
     check_skew,
     collect,
     field_of_view,
@@ -33,11 +35,18 @@ from .parsing import (
     side,
     without_skew,
 )
-from .scenes import Given, Lens, Size, View, pixels
+from .scenes import Given, Lens, Size, View, check_count, pixels
 
 # Camera models whose picture is a perspective one where their coefficients are 0, by any spelling.
 PERSPECTIVE = ("opencv", "full_opencv", "pinhole", "simple_pinhole", "simple_radial", "radial", "perspective", "brown")
 COEFFICIENTS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "b1", "b2")
+NO_PINHOLES = ("is_fisheye", "latlong", "equirectangular", "fisheye_crop_radius")
+# What a file may say for all of its frames, beside entries that begin with ftheta.
+COMMON = (
+    *COEFFICIENTS, *NO_PINHOLES, "camera_model", "distortion_params", "w", "h", "K", "intrinsic_matrix", "intrinsics",
+    "fl_x", "fl_y", "sk_x", "sk_y", "camera_angle_x", "camera_angle_y", "x_fov", "y_fov", "cx", "cy", "shift_x",
+    "shift_y", "from_na", "camera_convention",
+)  # fmt: skip
 
 
 def write_transforms(
@@ -81,7 +90,9 @@ def read_transforms(content: Any, path: Path, given: Given) -> list[View]:
     frames = content.get("frames")
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise ValueError(f"{path} has no list of frames; it is no nerfstudio transforms.json.")
-    common = {key: value for key, value in content.items() if key != "frames"}
+    check_count(len(frames), str(path))
+    common = {key: value for key, value in content.items() if key in COMMON or key.startswith("ftheta")}
+    check_shared(common, str(path))
     undo, scale = np.eye(4), 1.0
     if "applied_transform" in content:
         what = f"applied_transform of {path}"
@@ -95,7 +106,7 @@ def read_transforms(content: Any, path: Path, given: Given) -> list[View]:
             raise ValueError(f"applied_scale of {path} is {scale:.4g}; give a number above 0.")
 
     def view(name: str, label: str, frame: dict) -> tuple[View, np.ndarray, Finish]:
-        values = {**common, **frame}
+        values = ChainMap(frame, common)
         lens, size = frame_lens(values, label, given)
         kind = next((key for key in ("transform_matrix", "c2w", "w2c") if key in frame), "")
         if not kind:
@@ -127,9 +138,7 @@ def opengl_axes(axes: object, what: str) -> bool:
 def frame_lens(values: Mapping[str, Any], what: str, given: Given) -> tuple[Lens, Size | None]:
     """A frame's lens and the size it is for. ValueError for lenses that are no pinhole's."""
     model = str(values.get("camera_model", "OPENCV"))
-    odd = next(
-        (key for key in ("is_fisheye", "latlong", "equirectangular", "fisheye_crop_radius") if values.get(key)), ""
-    )
+    odd = next((key for key in NO_PINHOLES if values.get(key)), "")
     odd = odd or next((key for key in values if key.startswith("ftheta")), "")
     if model.lower() not in PERSPECTIVE or odd:
         raise ValueError(f"{what} has {odd or f'the camera model {model[:40]}'}; give undistorted pinhole images.")
@@ -196,6 +205,7 @@ def read_camera_path(content: Any, path: Path) -> list[View]:
     entries = content.get("camera_path")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{path} has no list of cameras in 'camera_path'; save it again in nerfstudio's viewer.")
+    check_count(len(entries), str(path))
     kind = str(content.get("camera_type", "perspective"))
     if kind.lower() != "perspective":
         raise ValueError(f"{path} is for a {kind[:40]} camera; save a path of perspective cameras.")
@@ -228,6 +238,7 @@ def read_gaussian_splatting(content: Any, path: Path) -> list[View]:
         fx, fy = (number(entry.get(key), f"{label}: {key}") for key in ("fx", "fy"))
         return View(name, lens=pixels(pinhole(fx, fy, width / 2, height / 2)), size=(height, width)), c2w, as_it_is
 
+    check_count(len(content), str(path))
     entries = [entry if isinstance(entry, dict) else {} for entry in content]
     names = [str(entry.get("img_name", entry.get("id", place))) for place, entry in enumerate(entries)]
     return collect(((name, f"{path}: {name[:200]}", entry) for name, entry in zip(names, entries, strict=True)), view)

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from .scenes import View
 NO_DISTORTION = 1e-6
 # x right, y up, z backward to OpenCV's axes and back, from the right of a camera-to-world matrix.
 FLIP = OPENGL.numpy()
-# Of JSON and other text that is read whole: bytes, lists and objects, values.
-MOST_BYTES, MOST_LISTS, MOST_VALUES = 32_000_000, 1_000_000, 3_000_000
+# Of JSON and other text that is read whole: bytes, lists and objects, values, lines.
+MOST_BYTES, MOST_LISTS, MOST_VALUES, MOST_LINES = 32_000_000, 800_000, 2_000_000, 200_000
+# Values that a file says for all of its views, and characters of a number.
+MOST_SHARED, LONGEST_NUMBER = 1000, 1000
 
 
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
@@ -43,12 +46,25 @@ def field_of_view(
 def number(value: Any, what: str) -> float:
     """ValueError, which `what` begins, unless the value is a finite number or the text of one."""
     try:
-        found = float(value)
+        # Text without end takes time for every view that shares it.
+        found = math.nan if isinstance(value, str) and len(value) > LONGEST_NUMBER else float(value)
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
-        raise ValueError(f"{what} is {str(value)[:40]!r}; give a finite number.")
+        shown = value if isinstance(value, str) else reprlib.repr(value)
+        raise ValueError(f"{what} is {shown[:40]!r}; give a finite number.")
     return found
+
+
+def check_shared(values: Mapping[str, Any], what: str) -> None:
+    """ValueError where what a file says once for all of its views, each of which goes through it, is long."""
+    waiting, count = [values], 0
+    while waiting:
+        value: Any = waiting.pop()
+        count += len(value) // 20 if isinstance(value, str) else 1
+        waiting += value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        if count + len(waiting) > MOST_SHARED:
+            raise ValueError(f"{what} says more about all views than any program writes; export it again.")
 
 
 def side(value: Any, what: str) -> int:
@@ -230,9 +246,13 @@ def without_skew(what: str, K: Tensor) -> list[tuple[float, float, float, float]
     return [(k[0][0], k[1][1], k[0][2], k[1][2]) for k in plain.tolist()]
 
 
-def text_lines(path: Path, most: int = MOST_BYTES) -> list[str]:
+def text_lines(path: Path, most: int = MOST_BYTES) -> Iterator[str]:
     """Lines of a bounded text file, without a byte-order mark."""
-    return read_bounded(path, most).decode("utf-8-sig", "replace").splitlines()
+    data = read_bounded(path, most)
+    if data.count(b"\n") + data.count(b"\r") > MOST_LINES:
+        raise ValueError(f"{path} has more than {MOST_LINES} lines, which no file of cameras needs; give another.")
+    for line in data.removeprefix(b"\xef\xbb\xbf").splitlines():
+        yield line.decode("utf-8", "replace")
 
 
 def read_bounded(path: Path, most: int = MOST_BYTES) -> bytes:
@@ -251,7 +271,8 @@ def load_json(path: Path) -> Any:
 def parse_json(text: str | bytes, what: str) -> Any:
     """ValueError, which `what` begins, where the text is not JSON, or not such as a machine would write."""
     data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    if data.count(b"[") + data.count(b"{") > MOST_LISTS or data.count(b",") > MOST_VALUES:
+    lists, names = data.count(b"[") + data.count(b"{"), data.count(b":")
+    if max(lists, names) > MOST_LISTS or data.count(b",") > MOST_VALUES:
         raise ValueError(f"{what} holds more than {MOST_VALUES} values, which no file of cameras needs; give another.")
     try:
         return json.loads(data.removeprefix(b"\xef\xbb\xbf"))

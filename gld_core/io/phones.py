@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from .files import natural_order
 from .parsing import Finish, collect, from_opengl, load_json, matrix, number, numbers, pinhole, side
-from .scenes import View, pixels
+from .scenes import View, check_count, pixels
 
 # Keyframes of one capture.
 MOST_KEYFRAMES = 20_000
@@ -59,6 +59,7 @@ def read_record3d(content: Any, path: Path) -> list[View]:
     """
     if not isinstance(content["poses"], list):
         raise ValueError(f"{path} has no list of poses; export it again from Record3D.")
+    check_count(len(content["poses"]), str(path))
     size = side(content["h"], f"{path}: h"), side(content["w"], f"{path}: w")
     K = numbers(content["K"], (3, 3), f"{path}: K").T
 

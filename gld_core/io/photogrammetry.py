@@ -1,7 +1,7 @@
 """Cameras that programs of photogrammetry export: OpenSfM (and OpenDroneMap), Metashape, RealityCapture, Bundler."""
 
 import csv
-from io import StringIO
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from .parsing import (
     FLIP,
-    MOST_LISTS,
+    MOST_VALUES,
     Finish,
     check_distortion,
     collect,
@@ -25,10 +25,12 @@ from .parsing import (
     side,
     text_lines,
 )
-from .scenes import Given, Lens, Size, View, pixels
+from .scenes import Given, Lens, Size, View, check_count, pixels
 
-# What is left out of a reconstruction in text: cameras lie before the points.
-MOST_CAMERAS = 100_000
+# Elements of an XML file, and of them in a sensor, a calibration or a component.
+MOST_ELEMENTS, MOST_PARTS = 300_000, 100
+# Characters of an element's numbers.
+LONGEST_TEXT = 4096
 
 
 def is_opensfm(content: Any) -> bool:
@@ -48,6 +50,7 @@ def read_opensfm(content: Any, path: Path, given: Given) -> list[View]:
     cameras, shots = largest.get("cameras"), largest.get("shots")
     if not isinstance(cameras, dict) or not isinstance(shots, dict):
         raise ValueError(f"{path} has no cameras and shots; export it again from OpenSfM.")
+    check_count(len(shots), str(path))
 
     def view(name: str, label: str, shot: Any) -> tuple[View, np.ndarray, Finish]:
         camera = cameras.get(str(shot.get("camera"))) if isinstance(shot, dict) else None
@@ -66,9 +69,10 @@ def read_opensfm(content: Any, path: Path, given: Given) -> list[View]:
 
 
 def opensfm_lens(camera: dict, what: str, given: Given) -> tuple[Lens, Size]:
-    kind = str(camera.get("projection_type", "perspective"))
+    kind = camera.get("projection_type", "perspective")
+    kind = kind[:40] if isinstance(kind, str) else "unknown"
     if kind.lower() not in ("perspective", "brown", "simple_radial", "radial"):
-        raise ValueError(f"{what} has the projection {kind[:40]}; undistort the pictures (opensfm undistort).")
+        raise ValueError(f"{what} has the projection {kind}; undistort the pictures (opensfm undistort).")
     names = ("k1", "k2", "k3", "p1", "p2")
     coefficients = {key: number(camera[key], f"{what}: {key}") for key in names if key in camera}
     check_distortion(what, coefficients, given.ignore_distortion)
@@ -83,7 +87,7 @@ def opensfm_lens(camera: dict, what: str, given: Given) -> tuple[Lens, Size]:
 
 def parse_xml(path: Path) -> ElementTree.Element:
     """The root of an XML file. ValueError, before anything is expanded, where it declares a document type or entities,
-    and where it has more than MOST_LISTS elements.
+    and where it has more than MOST_ELEMENTS elements.
     """
     data, count = read_bounded(path), 0
 
@@ -93,8 +97,8 @@ def parse_xml(path: Path) -> ElementTree.Element:
     def element(*_: Any) -> None:
         nonlocal count
         count += 1
-        if count > MOST_LISTS:
-            raise ValueError(f"{path} has more than {MOST_LISTS} elements, which no export of cameras has.")
+        if count > MOST_ELEMENTS:
+            raise ValueError(f"{path} has more than {MOST_ELEMENTS} elements, which no export of cameras has.")
 
     try:
         parser = expat.ParserCreate()
@@ -107,7 +111,16 @@ def parse_xml(path: Path) -> ElementTree.Element:
 
 
 def floats(element: ElementTree.Element | None, what: str) -> list[float]:
-    return [number(value, what) for value in ((element.text if element is not None else "") or "").split()]
+    text = (element.text if element is not None else "") or ""
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"{what} has a {element.tag} of {len(text)} characters; export the cameras again.")
+    return [number(value, what) for value in text.split()]
+
+
+def check_parts(element: ElementTree.Element, what: str) -> None:
+    """ValueError where what many cameras share has more parts than any program writes, which each would go through."""
+    if len(element) > MOST_PARTS:
+        raise ValueError(f"{what} has a {element.tag} of {len(element)} parts; export the cameras again.")
 
 
 def read_metashape(root: ElementTree.Element, path: Path, given: Given) -> list[View]:
@@ -137,12 +150,15 @@ def read_metashape(root: ElementTree.Element, path: Path, given: Given) -> list[
         )
 
     names = [str(camera.get("label", camera.get("id"))) for camera in chunk.iter("camera")]
+    check_count(len(names), str(path))
     labels = [f"{path}: {name[:200]}" for name in names]
     return collect(zip(names, labels, chunk.iter("camera"), strict=True), view)
 
 
 def component_transform(component: ElementTree.Element | None, what: str, c2w: np.ndarray) -> np.ndarray:
     """A pose brought from its component's frame to the chunk's: x -> scale R x + t."""
+    if component is not None:
+        check_parts(component, what)
     transform = None if component is None else component.find("transform")
     if transform is None:
         return c2w
@@ -161,11 +177,13 @@ def metashape_lens(sensor: ElementTree.Element, what: str, given: Given) -> tupl
         raise ValueError(
             f"{what} is of a {kind[:40]} camera; export undistorted perspective pictures and their cameras."
         )
+    check_parts(sensor, what)
     calibrations = sensor.findall("calibration")
     adjusted = [found for found in calibrations if found.get("class") == "adjusted"] or calibrations
     if not adjusted:
         raise ValueError(f"{what} has a sensor without calibration; leave that view out.")
     calibration = adjusted[-1]
+    check_parts(calibration, what)
     resolution = calibration.find("resolution")
     resolution = sensor.find("resolution") if resolution is None else resolution
     if resolution is None:
@@ -198,14 +216,17 @@ def read_reality_capture(path: Path, given: Given) -> list[View]:
     OpenGL axes; f as that of a 36 mm film, px, py from the middle as shares of the longer side. Sizes are those of the
     pictures.
     """
-    rows = csv.DictReader(StringIO(read_bounded(path).decode("utf-8-sig", "replace")))
+    data = read_bounded(path)
+    # Columns that the first line does not name would be kept, however many there are.
+    check_count(data.count(b"\n"), str(path))
+    if data.count(b",") > MOST_VALUES:
+        raise ValueError(f"{path} has more than {MOST_VALUES} values, which no export of cameras has; give another.")
+    rows = csv.DictReader(TextIOWrapper(BytesIO(data), "utf-8-sig", "replace", newline=""))
     entries: list[tuple[str, str, dict]] = []
     for row in rows:
         values = {str(key).strip().lower().lstrip("#"): value for key, value in row.items()}
         name = str(values.get("name") or len(entries))
         entries.append((name, f"{path}: {name[:200]}", values))
-        if len(entries) > MOST_CAMERAS:
-            raise ValueError(f"{path} has more than {MOST_CAMERAS} lines; give a smaller file.")
 
     def view(name: str, label: str, values: dict) -> tuple[View, np.ndarray, Finish]:
         def column(key: str, default: float | None = None) -> float:
@@ -239,7 +260,7 @@ def read_bundler(path: Path, given: Given) -> list[View]:
     names: list[str] = []
     for folder in (path.parent, path.parent.parent):
         if not names and (folder / "list.txt").is_file():
-            names = [line.split()[0] for line in text_lines(folder / "list.txt") if line.split()]
+            names = [line.split(maxsplit=1)[0] for line in text_lines(folder / "list.txt") if line.strip()]
     entries: list[tuple[str, str, np.ndarray]] = []
     with open(path, "rb") as file:
 
@@ -254,12 +275,16 @@ def read_bundler(path: Path, given: Given) -> list[View]:
 
         try:
             count = int(row(2)[0])
-            if count > MOST_CAMERAS:
-                raise OverflowError
+        except (ValueError, OverflowError):
+            count = 0
+        check_count(count, str(path))
+        try:
             for place in range(count):
                 name = names[place] if place < len(names) else f"{place:05}"
                 entries.append((name, f"{path}: camera {place} ({name[:100]})", np.array([row(3) for _ in range(5)])))
-        except (ValueError, OverflowError):
+            if not count:
+                raise ValueError
+        except ValueError:
             raise ValueError(
                 f"{path} ends or changes after {len(entries)} cameras; write it again with Bundler."
             ) from None

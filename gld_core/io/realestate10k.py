@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from .parsing import Finish, collect, inverse, matrix, pinhole, text_lines
-from .scenes import View
+from .scenes import View, check_count
 
 
 def read_realestate10k(path: Path) -> list[View]:
@@ -16,7 +16,7 @@ def read_realestate10k(path: Path) -> list[View]:
     """
     rows = []
     for place, line in enumerate(text_lines(path), 1):
-        values = line.split()
+        values = line.split(maxsplit=19)
         if not values or (place == 1 and len(values) == 1):
             continue
         label = f"{path}, line {place},"
@@ -29,6 +29,7 @@ def read_realestate10k(path: Path) -> list[View]:
                 f"{label} is not a timestamp and 18 numbers; it is no RealEstate10K camera file."
             ) from None
         rows.append((values[0], label, numbers))
+        check_count(len(rows), str(path))
     return collect(rows, view_of)
 
 

@@ -25,8 +25,8 @@ from .photographs import parts_of, stem
 Size = tuple[int, int]
 # The height and width of a picture -> its K (3, 3), float64. Formats in pixels of a size of their own ignore them.
 Lens = Callable[[int, int], np.ndarray]
-# View numbers in one list.
-MOST_VIEWS = 100_000
+# Of a file, and view numbers in one list.
+MOST_VIEWS = 20_000
 
 
 @dataclass
@@ -352,6 +352,12 @@ class Scene:
         fits = self.fits(numbers, size)
         cameras = self.cameras_of(numbers, fits)
         return self.decoded(sources, fits[: len(sources)], tick), cameras
+
+
+def check_count(views: int, what: str) -> None:
+    """ValueError, which `what` begins, where a file holds more than MOST_VIEWS."""
+    if views > MOST_VIEWS:
+        raise ValueError(f"{what} holds more than the {MOST_VIEWS} views that are read; give a part of them.")
 
 
 def scene_of(cameras: Cameras, names: Sequence[str], source: str, long_side: int | None) -> Scene:

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from .parsing import Finish, as_it_is, collect, field_of_view, matrix, text_lines
 from .photographs import Photographs, stem
-from .scenes import Given, Lens, View, pixels
+from .scenes import Given, Lens, View, check_count, pixels
 
 # Seconds between a picture and the pose that it is given.
 MOST_APART = 0.02
@@ -21,7 +21,8 @@ def rows_of(path: Path, columns: int) -> list[tuple[int, list[float]]]:
     """Numbers of each line, with the line's number; comments and empty lines are passed over."""
     out = []
     for place, line in enumerate(text_lines(path), 1):
-        values = line.split()
+        # A long line is not cut into all its pieces.
+        values = line.split(maxsplit=columns)
         if not values or values[0].startswith("#"):
             continue
         try:
@@ -54,11 +55,15 @@ def read_tum(path: Path, given: Given, photographs: Photographs) -> list[View]:
     https://cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats
     """
     lens, rows = given_lens(path, given), rows_of(path, 8)
+    rows = [row for row in rows if math.isfinite(row[1][0])]
     times = np.array([row[0] for _, row in rows])
+    order = np.argsort(times, kind="stable")
 
     def view(name: str, label: str, entry: tuple[float, Path | None]) -> tuple[View, np.ndarray, Finish]:
         time, picture = entry
-        nearest = int(np.abs(times - time).argmin()) if len(times) else -1
+        after = int(np.searchsorted(times, time, sorter=order))
+        around = order[max(0, after - 1) : after + 1].tolist()
+        nearest = min(around, key=lambda row: abs(times[row] - time), default=-1)
         if nearest < 0 or not abs(times[nearest] - time) <= MOST_APART:
             raise ValueError(f"{path} has no pose within {MOST_APART} s of {name}; leave that picture out.")
         _, x, y, z, *quaternion = rows[nearest][1]
@@ -72,6 +77,7 @@ def read_tum(path: Path, given: Given, photographs: Photographs) -> list[View]:
     pictures: list[tuple[float, Path | None]] = timed(photographs)
     if not pictures:
         pictures = [(time, None) for time in times]
+    check_count(len(pictures), str(path))
     named = [(f"{time:.6f}" if picture is None else stem(picture.name), (time, picture)) for time, picture in pictures]
     return collect(((name, f"{path}: the pose of {name}", entry) for name, entry in named), view)
 
@@ -98,6 +104,7 @@ def read_kitti(path: Path, given: Given, photographs: Photographs) -> list[View]
     https://www.cvlibs.net/datasets/kitti/eval_odometry.php
     """
     rows = rows_of(path, 12)
+    check_count(len(rows), str(path))
     calibration = path.parent / "calib.txt"
     offset, folder = np.eye(4), ""
     if calibration.is_file():
@@ -125,7 +132,7 @@ def kitti_projection(path: Path, folders: set[str]) -> tuple[np.ndarray, str]:
     for line in text_lines(path):
         name, _, values = line.partition(":")
         if name.strip() in ("P0", "P2"):
-            cameras[name.strip()] = matrix(values.split(), f"{path}: {name}")
+            cameras[name.strip()] = matrix(values.split(maxsplit=12), f"{path}: {name}")
     name = "P2" if "P2" in cameras and "image_2" in folders else "P0"
     if name not in cameras or not abs(np.linalg.det(cameras[name][:3, :3])) > 1e-12:
         raise ValueError(f"{path} has no usable line P0 or P2; take the calibration of this sequence.")
