@@ -34,6 +34,8 @@ NANO = Path(__file__).parent / "nano"
 RELEASED_SIZE = 504
 NANO_STEPS, NANO_SIZE = 4, 126
 Network = TypeVar("Network", bound=nn.Module)
+# Is called again and again while a file is read; what it raises ends the reading.
+Tick = Callable[[], None]
 log = logging.getLogger(__name__)
 # Relative paths without suffix: the release has .pt (.safetensors for the backbones), a converted folder .safetensors.
 LAYOUT = {
@@ -121,9 +123,9 @@ def read_file(path: Path, mmap: bool = True) -> Any:
         return torch.load(path, map_location="cpu", mmap=mmap and zipfile.is_zipfile(path), weights_only=True)
 
 
-def check_archive(path: Path) -> None:
-    """ValueError where a byte of a .pt file is not what was written: its archive has a checksum of every part, 0 where
-    none was made. Safetensors have none.
+def checked_pieces(path: Path) -> Iterator[None]:
+    """Goes through a .pt file piece by piece. ValueError where a byte is not what was written: the archive has a
+    checksum of every part, 0 where none was made. Safetensors have none.
     """
     if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
         return
@@ -131,7 +133,7 @@ def check_archive(path: Path) -> None:
         for part in archive.infolist():
             with archive.open(part) as file:
                 while part.CRC and file.read(2**20):
-                    pass
+                    yield
 
 
 def read_statistics_file(path: Path) -> tuple[Path, Mapping[str, Tensor]]:
@@ -198,15 +200,17 @@ def load_network(
     device: torch.device | str = "cpu",
     partial: bool = False,
     mmap: bool = True,
+    tick: Tick = lambda: None,
 ) -> Network:
     """A network with its weights, in the types it was built with. On the meta device it is checked and left empty.
 
     build makes it on the meta device, with the dimensions of the tensors. read returns tensors under the network's
     names. With `mmap` they are memory-mapped, and read is called again while converting, so that what is done can be
-    let go. With `partial`, tensors that the file lacks are left as they are. Raises ValueError that names file and key
-    for missing, misshapen and non-finite tensors.
+    let go. With `partial`, tensors that the file lacks are left as they are. tick is called between pieces. Raises
+    ValueError that names file and key for missing, misshapen and non-finite tensors.
     """
-    check_archive(path)
+    for _ in checked_pieces(path):
+        tick()
     written = file_state(path)
     tensors = dict(read())
     try:
@@ -236,6 +240,7 @@ def load_network(
         batch: dict[str, Tensor] = {}
         converted = 0
         while names and converted < PASS_BYTES:
+            tick()
             name = names.pop(0)
             tensor = tensors.pop(name)
             check_finite(path, released_name(name), tensor)
@@ -304,11 +309,12 @@ def load_statistics(models_dir: str | os.PathLike, backbone: str, channels: int)
     return out
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Path, tick: Tick = lambda: None) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)
+            tick()
     return digest.hexdigest()
 
 
@@ -357,7 +363,14 @@ def without_prefix(tensors: Mapping[str, Tensor], *prefixes: str) -> dict[str, T
 
 
 def load_part(
-    build: Callable[..., Network], path: Path, meant: str, *prefixes: str, device="cpu", mmap: bool = True, **factory
+    build: Callable[..., Network],
+    path: Path,
+    meant: str,
+    *prefixes: str,
+    device="cpu",
+    mmap: bool = True,
+    tick: Tick = lambda: None,
+    **factory,
 ) -> Network:
     """`load_network` on the tensors of a file of family `meant` whose names begin with one of the prefixes. build is
     its class's `from_tensors`, factory what that takes."""
@@ -367,11 +380,12 @@ def load_part(
         lambda: without_prefix(open_family(path, meant, mmap), *prefixes),
         device,
         mmap=mmap,
+        tick=tick,
     )
 
 
 def load_diffusion(
-    path: Path, backbone: str, level: int, *, device="cpu", mmap: bool = True, **factory
+    path: Path, backbone: str, level: int, *, device="cpu", mmap: bool = True, tick: Tick = lambda: None, **factory
 ) -> MultiViewDiT:
     """The diffusion model of level 1, or of level 0 (the cascade), from its file.
 
@@ -384,19 +398,23 @@ def load_diffusion(
         lambda: split_pair_embedders(open_family(path, meant, mmap)),
         device,
         mmap=mmap,
+        tick=tick,
     )
 
 
-def load_da3_head(path: Path, head_path: Path, *, device="cpu", mmap: bool = True, **factory) -> GeometryHead:
+def load_da3_head(
+    path: Path, head_path: Path, *, device="cpu", mmap: bool = True, tick: Tick = lambda: None, **factory
+) -> GeometryHead:
     """GLD's head: DA3's, overwritten by what dpt_decoder.pt has of it."""
-    head = load_part(GeometryHead.from_tensors, path, DA3_BASE, "model.head.", device=device, mmap=mmap, **factory)
+    reading_how: dict[str, Any] = {"mmap": mmap, "tick": tick}
+    head = load_part(GeometryHead.from_tensors, path, DA3_BASE, "model.head.", device=device, **reading_how, **factory)
     return load_network(
         lambda tensors: head,
         head_path,
         lambda: without_prefix(open_family(head_path, GEOMETRY_HEAD, mmap), *PREFIXES["head"]),
         device,
         partial=True,
-        mmap=mmap,
+        **reading_how,
     )
 
 

@@ -205,9 +205,11 @@ class GLDLoadCameras(io.ComfyNode):
         if images is None:
             blocked = "Load GLD Cameras has no photographs to give, because its input 'images' is not connected."
             return io.NodeOutput(cameras, ExecutionBlocker(blocked))
-        photographs = zip(images[..., :3].movedim(-1, 1), fits, strict=False)
-        fitted = torch.stack([how.apply(image) for image, (how, _) in photographs])
-        return io.NodeOutput(cameras, fitted.movedim(1, -1).contiguous())
+        progress, fitted = host.progress_bar(), []
+        for image, (how, _) in zip(images[..., :3].movedim(-1, 1), fits, strict=False):
+            progress(len(fitted), count)
+            fitted.append(how.apply(image))
+        return io.NodeOutput(cameras, torch.stack(fitted).movedim(1, -1).contiguous())
 
 
 def read_source(source: dict, long_side: int | None, fov: float | None) -> Scene:

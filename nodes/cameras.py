@@ -182,7 +182,11 @@ class GLDEstimateCameras(io.ComfyNode):
         H, W = images.shape[1:3]
         height, width = fitting_size(H, W, long_side or backbone.family.long_side)
         middle = torch.tensor([[1.0, 0, W / 2], [0, 1, H / 2], [0, 0, 1]])
-        fitted = torch.stack([fit(image, middle, height, width)[0] for image in images[..., :3].movedim(-1, 1)])
+        progress, fits = host.progress_bar(), []
+        for number, image in enumerate(images[..., :3].movedim(-1, 1)):
+            progress(number, len(images))
+            fits.append(fit(image, middle, height, width)[0])
+        fitted = torch.stack(fits)
         rows = len(fitted) * backbone.grid(height, width)
         head = "da3_head" if "da3_head" in backbone.patchers else "gld_head"
         autoencoder = backbone.on_device({"backbone": rows, head: rows, "camera_decoder": len(fitted)})

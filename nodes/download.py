@@ -65,7 +65,7 @@ def fetch(url: str, target: Path, sha256: str, size: int | None, progress: Calla
                 f"The download of {url} stopped after {have} bytes ({error}); check the connection and run again, "
                 "it goes on from there."
             ) from error
-    digest = checkpoints.sha256(partial)
+    digest = checkpoints.sha256(partial, lambda: progress(have, have))
     if digest != sha256:
         if size is not None and partial.stat().st_size < size:
             raise RuntimeError(f"The download of {url} ended early; run again, it goes on from there.")

@@ -81,7 +81,8 @@ class GLDEvaluateViews(io.ComfyNode):
         places = [Path(folder) / "lpips" for folder in folders.model_folders()]
         folder = next((folder for folder in places if not missing_files(folder)), None)
         lpips = None if folder is None else LPIPS(folder)
-        errors = picture_errors(images[V - M :, ..., :3].movedim(-1, 1), truth[..., :3].movedim(-1, 1), lpips)
+        pictures = (images[V - M :, ..., :3].movedim(-1, 1), truth[..., :3].movedim(-1, 1))
+        errors = picture_errors(*pictures, lpips, host.progress_bar())
         if geometry is not None:
             found, true = geometry["depth"].cpu(), true_geometry["depth"].cpu()
             if len(found) < M or len(true) < M or found.shape[1:] != true.shape[1:]:

@@ -69,7 +69,8 @@ class GLDMakeSplats(io.ComfyNode):
                 picture = Image.fromarray(to_bytes(render(now, maps.cameras[0])[0]))
             bar(done, total, picture)
 
-        splats = scene_splats(maps, sources, max_splats, steps, host.progress_bar(), device, shown)
+        settings = (sources, max_splats, steps, host.progress_bar(), device)
+        splats = scene_splats(maps, *settings, callback=shown, pause=host.stop_if_cancelled)
         host.say(f"{len(splats)} splats", cls.hidden.unique_id)
         return io.NodeOutput(host_splats(transformed(splats, OPENGL @ preview_world(maps.cameras))))
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..cameras import Cameras
+from ..geometry.depth_maps import Progress
 from ..io.files import atomic
 from .lpips import LPIPS
-from .metrics import depth_errors, median_scale, pose_errors, psnr, ssim
+from .metrics import check_pair, depth_errors, median_scale, pose_errors, psnr, ssim
 
 # Name in JSON: heading in Markdown, digits after the point.
 COLUMNS = {
@@ -33,10 +35,21 @@ COLUMNS = {
 Row = dict[str, Any]
 
 
-def picture_errors(images: Tensor, truth: Tensor, lpips: LPIPS | None) -> dict[str, Tensor]:
-    """Errors of pictures (V, 3, H, W), (V,) by column. LPIPS is left out where it is None."""
-    errors = {"psnr": psnr(images, truth), "ssim": ssim(images, truth)}
-    return errors if lpips is None else errors | {"lpips": lpips(images, truth)}
+def picture_errors(
+    images: Tensor, truth: Tensor, lpips: LPIPS | None, progress: Progress | None = None
+) -> dict[str, Tensor]:
+    """Errors of pictures (V, 3, H, W), (V,) by column. LPIPS is left out where it is None. progress(done, total) after
+    each view.
+    """
+    check_pair(images, truth)
+    measures = {"psnr": psnr, "ssim": ssim} | ({} if lpips is None else {"lpips": lpips})
+    errors: dict[str, list[Tensor]] = {name: [] for name in measures}
+    for view, (image, true) in enumerate(zip(images.split(1), truth.split(1), strict=True)):
+        for name, measure in measures.items():
+            errors[name].append(measure(image, true))
+        if progress is not None:
+            progress(view + 1, len(images))
+    return {name: torch.cat(values) for name, values in errors.items()}
 
 
 def scaled_depth_errors(depth: Tensor, truth: Tensor) -> dict[str, Tensor]:

@@ -32,10 +32,11 @@ SPARSE_POINTS = 100_000
 AGREED = 0.5
 
 
-def masks(scene: PosedDepth, photographs: int) -> Tensor:
+def masks(scene: PosedDepth, photographs: int, progress: Progress | None = None) -> Tensor:
     """(V, H, W) float32 in [0, 1], how far trainers should trust the pictures: 1 for the first `photographs` views;
-    for the others, which were generated, the consistency of their depth, and 0 where it is below AGREED."""
-    consistency = agreement(scene).consistency
+    for the others, which were generated, the consistency of their depth, and 0 where it is below AGREED.
+    progress(views, views in all)."""
+    consistency = agreement(scene, progress=progress).consistency
     weight = torch.where(torch.isfinite(scene.inverse) & (consistency >= AGREED), consistency, 0)
     weight[:photographs] = 1
     return weight
@@ -67,7 +68,7 @@ def write_colmap_dataset(
     chosen = even_subset(cloud.xyz, SPARSE_POINTS)
     xyz, rgb = cloud.xyz[chosen], cloud.rgb[chosen]
     seen = observations(replace(scene, cameras=cameras), xyz)
-    weights = masks(scene, photographs)
+    weights = masks(scene, photographs, progress)
     with atomic_folder(folder) as temporary:
         files = [f"{name}.png" for name in names]
         for view, file in enumerate(files):
@@ -103,7 +104,7 @@ def write_nerfstudio_dataset(
     # Far from the world's origin float32 would move the points away from the cameras.
     xyz = cloud.xyz[chosen]
     xyz = xyz.double() + cameras.origin if cameras.origin.any() else xyz
-    weights = masks(scene, photographs)
+    weights = masks(scene, photographs, progress)
     with atomic_folder(folder) as temporary:
         (temporary / "depth").mkdir()
         files: list[dict[str, object]] = []

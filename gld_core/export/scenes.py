@@ -13,7 +13,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..geometry.depth_maps import PosedDepth, agreement, confidence_threshold, usable
 from ..geometry.mesh import Mesh, atlas, fuse_mesh, view_meshes
-from ..geometry.points import PointCloud, even_subset, fuse_points, go_on, point_cloud
+from ..geometry.points import Pause, PointCloud, even_subset, fuse_points, go_on, point_cloud
 from ..geometry.splats import GENERATED, Splats, make_splats, refine, transformed
 from ..io.files import atomic
 from ..io.images import to_bytes
@@ -127,17 +127,18 @@ def scene_splats(
     progress: Progress | None = None,
     device: torch.device | str = "cpu",
     callback: Callable[[int, int, Splats], None] | None = None,
+    pause: Pause = go_on,
 ) -> Splats:
     """Splats in the cameras' world, fitted in `steps` to the pictures, of which the first `sources` are photographs and
-    count more. callback(step, steps, splats so far).
+    count more. callback and pause as in `refine`.
     """
     splats = make_splats(maps, sources, maximum, progress)
     if not steps:
         return splats
-    weights = masks(maps, sources)
+    weights = masks(maps, sources, progress)
     weights[sources:] *= GENERATED if sources else 1
     pictures = torch.stack([maps.picture(view) for view in range(len(maps))])
-    return refine(splats, pictures, maps.cameras, weights, steps, device=device, callback=callback)
+    return refine(splats, pictures, maps.cameras, weights, steps, device=device, callback=callback, pause=pause)
 
 
 def write_video(path: str | Path, images: Tensor, fps: int) -> None:

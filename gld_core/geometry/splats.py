@@ -13,6 +13,7 @@ from torch import Tensor
 from ..cameras import Cameras
 from ..cameras.rotations import rotation_to_quaternion
 from .depth_maps import PosedDepth, Progress, agreement, blend, unit
+from .points import Pause, go_on
 
 # Standard deviation of a Gaussian across the line of sight, in distances between pixels.
 SPREAD = 0.65
@@ -218,10 +219,10 @@ def pixel_rays(camera: Cameras, pixels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def layers(splats: Splats, camera: Cameras, slack: float = 1.0) -> Tensor:
+def layers(splats: Splats, camera: Cameras, slack: float = 1.0, pause: Pause = go_on) -> Tensor:
     """(H W, LAYERS) int32: of each pixel the Gaussians in it from front to back, then len(splats).
 
-    slack: how many times as large they may grow before the table has to be made again.
+    slack: how many times as large they may grow before the table has to be made again. pause is called on the way.
     """
     H, W, P = camera.height, camera.width, len(splats)
     centre, axes, variance = in_camera(splats, camera)
@@ -243,6 +244,7 @@ def layers(splats: Splats, camera: Cameras, slack: float = 1.0) -> Tensor:
         across = torch.arange(-reach, reach + 1, device=z.device)
         chosen = (shown & (level == size)).nonzero()[:, 0]
         for some in chosen.split(max(1, (1 << 21) // len(across) ** 2)):
+            pause()
             column = u[some].floor().long()[:, None, None] + across
             row = v[some].floor().long()[:, None, None] + across[:, None]
             pixel = row * W + column
@@ -319,16 +321,18 @@ def refine(
     seed: int = 0,
     device: torch.device | str = "cpu",
     callback: Callable[[int, int, Splats], None] | None = None,
+    pause: Pause = go_on,
 ) -> Splats:
     """Move colours, opacities, sizes and turns so that rendered pixels match images (V, 3, H, W) in [0, 1].
 
     Every step takes `batch` random pixels of one view, weighted by weights (V, H, W) (None: all alike), and moves by
     Adam along the gradient of the squared error. The Gaussians stay where they are. callback(done, steps, splats) is
-    called after each step; what it raises ends the work. Memory: 4 LAYERS bytes a pixel of every view, and some 500 MB.
+    called after each step, pause more often; what they raise ends the work. Memory: 4 LAYERS bytes a pixel of every
+    view, and some 500 MB.
     """
     # Hosts may run with gradients switched off.
     with torch.inference_mode(False), torch.enable_grad():
-        return fitted(splats, images, cameras, weights, steps, batch, seed, torch.device(device), callback)
+        return fitted(splats, images, cameras, weights, steps, batch, seed, torch.device(device), callback, pause)
 
 
 def fitted(
@@ -341,6 +345,7 @@ def fitted(
     seed: int,
     device: torch.device,
     callback: Callable[[int, int, Splats], None] | None,
+    pause: Pause,
 ) -> Splats:
     V, (H, W) = len(images), images.shape[-2:]
     start = Splats(*(getattr(splats, entry.name).to(device, copy=True) for entry in fields(Splats)))
@@ -366,7 +371,7 @@ def fitted(
     weights = torch.ones(V, H * W) if weights is None else weights.flatten(1).cpu()
     for step in range(steps):
         if step in (0, steps // 3, 2 * steps // 3):
-            tables = [layers(now(), cameras[view], slack=1.2) for view in range(V)]
+            tables = [layers(now(), cameras[view], 1.2, pause) for view in range(V)]
         view = int(torch.randint(V, (), generator=generator))
         pixels = torch.randint(H * W, (batch,), generator=generator)
         w = weights[view, pixels].to(device)[:, None]

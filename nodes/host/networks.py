@@ -23,6 +23,7 @@ from ...gld_core.autoencoder import Autoencoder, Views
 from ...gld_core.conditioning import conditions
 from ...gld_core.networks.dit import MultiViewDiT, to_network
 from ...gld_core.pipeline import load_autoencoder
+from . import stop_if_cancelled
 from .families import Family, diffusion_family
 from .previews import preview_wrapper
 
@@ -104,9 +105,24 @@ def make_patcher(model: torch.nn.Module, disable_dynamic: bool = False):
     return patcher
 
 
-def mmap() -> bool:
-    """Whether weights may be memory-mapped, which the host's --disable-mmap says."""
-    return not comfy.cli_args.args.disable_mmap
+def reading() -> dict[str, Any]:
+    """How weights are read: memory-mapped unless the host's --disable-mmap says no, and only as long as the user does
+    not cancel.
+    """
+    return {"mmap": not comfy.cli_args.args.disable_mmap, "tick": stop_if_cancelled}
+
+
+def before_layer(*_) -> None:
+    # What is compiled is one piece.
+    if not torch.compiler.is_compiling():
+        stop_if_cancelled()
+
+
+def cancelled_between_layers(network: torch.nn.Module) -> None:
+    """Lets the user cancel in the middle of a network, whose one evaluation takes many seconds on a CPU."""
+    for module in network.modules():
+        if next(module.children(), None) is None:
+            module.register_forward_pre_hook(before_layer)
 
 
 # float16 would be the host's first choice on many cards; the networks were not trained in its range.
@@ -144,12 +160,13 @@ class Backbone:
             operations=operations(weights, compute),
             dtype=weights,
             attention=attention,
-            mmap=mmap(),
+            **reading(),
         )
         self.autoencoder.dtype = compute
         self.patchers = {}
         for key, network in self.autoencoder.networks.items():
             comfy.model_management.archive_model_dtypes(network)
+            cancelled_between_layers(network)
             self.patchers[key] = make_patcher(network)
 
     def get_models(self) -> list:
@@ -311,8 +328,9 @@ def load_diffusion_model(path: str, weight_dtype: str, disable_dynamic: bool = F
         operations=operations(weights, compute),
         dtype=weights,
         attention=attention,
-        mmap=mmap(),
+        **reading(),
     )
+    cancelled_between_layers(network)
     model = DiffusionModel(network, diffusion_family(file, backbone), level, compute)
     patcher = make_patcher(model, disable_dynamic)
     patcher.cached_patcher_init = (load_diffusion_model, (path, weight_dtype))

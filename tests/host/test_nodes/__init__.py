@@ -15,6 +15,8 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import ComfyExtension, Types, io
 from safetensors.torch import save_file
 
+from . import checks
+
 # The rest of the card is another program's, as far as this process goes.
 if "GLD_MEMORY_FRACTION" in os.environ:
     torch.cuda.set_per_process_memory_fraction(float(os.environ["GLD_MEMORY_FRACTION"]))
@@ -201,6 +203,9 @@ class TestKeep(io.ComfyNode):
 
 
 class TestExtension(ComfyExtension):
+    async def on_load(self):
+        checks.install()
+
     async def get_node_list(self):
         counting = [TestCountCalls, TestReportCalls, TestPeakMemory]
         return [TestNoise, TestValue, *counting, TestPlainConditioning, TestRoom, TestMoGe, TestDifference, TestKeep]
