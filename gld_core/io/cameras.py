@@ -87,7 +87,8 @@ def read_scene(
         raise ValueError(f"{path} does not exist; give a photograph, or a file or folder of cameras.")
     views, known_size, tops = read_folder(path, given) if path.is_dir() else read_file(path, given)
     searched = attach_pictures(views, tops)
-    if long_side is None and tops == [path] and (path / f"{views[0].name}.npz").is_file():
+    # A name that no file can have is none's: pathlib raises for those.
+    if long_side is None and tops == [path] and views and os.path.isfile(path / f"{views[0].name}.npz"):
         long_side = POSED_SIDE
     return Scene(path, views, long_side, size or known_size, searched)
 

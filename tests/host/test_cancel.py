@@ -40,8 +40,7 @@ def long_work(number: int) -> dict:
         "model0": node(
             "GLDLoadDiffusionModel", model_name="checkpoints/da3_cascade.pt", weight_dtype="fp32", download=False
         ),
-        "scene": node("GLDLoadScene", scene="large", sources="4", targets="4,5", long_side=504 - 14 * number),
-        "photographs": node("GLDLoadScene", scene="large", sources="0-5", targets="6", long_side=0),
+        "scene": node("GLDLoadScene", scene="large", sources="0-3", targets="4, 5", long_side=504 - 14 * number),
         "estimate": node(
             "GLDEstimateCameras", backbone=["backbone", 0], images=["big", 0], long_side=504, fov=float(number)
         ),
