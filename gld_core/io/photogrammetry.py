@@ -112,7 +112,7 @@ def parse_xml(path: Path) -> ElementTree.Element:
 
 def floats(element: ElementTree.Element | None, what: str) -> list[float]:
     text = (element.text if element is not None else "") or ""
-    if len(text) > LONGEST_TEXT:
+    if element is not None and len(text) > LONGEST_TEXT:
         raise ValueError(f"{what} has a {element.tag} of {len(text)} characters; export the cameras again.")
     return [number(value, what) for value in text.split()]
 
