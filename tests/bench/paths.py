@@ -22,7 +22,7 @@ import argparse
 import re
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -313,6 +313,7 @@ class Strategy:
     common: float = 0.0
     carried: bool = False
     together: bool = False
+    seed: int = 0
 
     def plan(self, scene: Scene) -> list[windows.Window]:
         closed = scene.kind == "closed"
@@ -323,7 +324,7 @@ class Strategy:
 
     def noise(self, scene: Scene, shape, level: int) -> torch.Tensor:
         """Before `windows.sample` mixes in what targets have in common; a carried one comes mixed."""
-        noise = Sampling().initial_noise(shape, level)
+        noise = Sampling(seed=self.seed).initial_noise(shape, level)
         windows.COMMON_NOISE = 0.0 if self.carried else self.common
         if not self.carried:
             return noise
@@ -347,6 +348,8 @@ STRATEGIES = {
     "anchors first, windows of 8": Strategy("nearest", nearest=2, shared=1, gap=4),
     "anchors first, windows of 12": Strategy("nearest", size=12, nearest=2, shared=2, gap=8),
     "anchors first, windows of 12, half in common": Strategy("nearest", 12, nearest=2, gap=8, common=0.5),
+    "windows of 8 that know nothing of each other, another seed": Strategy("alone", shared=0, seed=1),
+    "the default, another seed": replace(DEFAULT, seed=1),
     "together, windows of 12": Strategy(size=12, together=True),
     "together, windows of 12, half in common": Strategy(size=12, together=True, common=0.5),
     "together, windows of 8, 2 nearest sources": Strategy("nearest", nearest=2, together=True),
