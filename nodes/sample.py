@@ -184,7 +184,10 @@ def views_remark(together: int) -> str:
     """A sentence about more views at a time than in training. Empty if they are not."""
     if together <= TRAINED_VIEWS:
         return ""
-    return f"The models were trained with up to {TRAINED_VIEWS} views at a time; here it is {together}."
+    return (
+        f"The models were trained with up to {TRAINED_VIEWS} views at a time; here it is {together}. Set long_paths to "
+        f"quality for windows of {TRAINED_VIEWS}."
+    )
 
 
 def sample_views(
