@@ -338,6 +338,7 @@ STRATEGIES = {
     "windows of 8, overlap 2 (0.1.0)": Strategy(),
     "windows of 8, overlap 1": Strategy(shared=1),
     "windows of 12, overlap 2": Strategy(size=12),
+    "windows of 12, overlap 4": Strategy(size=12, shared=4),
     "windows of 16, overlap 2": Strategy(size=16),
     "windows of 12, half of the noise in common (the default)": DEFAULT,
     "windows of 12, all noise in common": Strategy(size=12, common=1.0),
