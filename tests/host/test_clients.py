@@ -1,7 +1,11 @@
 """The shipped API files as programs of others drive them: by title, by class, and without any change."""
 
 import json
+import re
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 from comfy_api_simplified import ComfyApiWrapper, ComfyWorkflowWrapper
@@ -9,6 +13,7 @@ from comfy_toolkit import ComfyClient
 
 from tests.host.test_templates import API, quick
 
+ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(API.glob("*.json"))
 
 
@@ -41,6 +46,22 @@ def test_what_a_node_says_is_heard_by_the_page_that_queued_it_alone(server, grap
     # A prompt of its own, so that all that was sent before has come.
     heard = other.run(only(graph(seed=31, steps=1), "save level1")).messages
     assert said and not [message for message in heard if message["type"] == "binary"]
+
+
+def test_the_example_of_the_docs_runs(server, template_inputs):
+    """docs/batch.md, two photographs on a server that it takes for two; small and quick."""
+    text = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+    (example,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "urllib" in block)
+    names = ["photographs/room_1.jpg", "photographs/room_2.jpg"]
+    example = re.sub(r"^photographs = .*$", f"photographs = {names}", example, flags=re.MULTILINE)
+    example = re.sub(r"^servers = .*$", f"servers = {[server.url] * 2}", example, flags=re.MULTILINE)
+    example = example.replace("graph = json.load(file)", "graph = quick(json.load(file), small=True)")
+    example = f"from tests.host.test_templates import quick\n{example}"
+    done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert [line.split()[:2] for line in told] == [[name, "success"] for name in names]
+    assert all(f"{Path(name).name}_00001_.mp4" in line for name, line in zip(names, told, strict=True))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -27,6 +27,10 @@ def test_a_workflow_runs(server, template_inputs, name):
     assert result.error is None
     saved = {node for node, value in prompt.items() if value["class_type"].startswith(("Save", "GLDExportDataset"))}
     assert saved and saved <= set(result.history["outputs"]) | result.executed
+    if "folder" in name:
+        # One for each of the two photographs.
+        (video,) = (node for node, value in prompt.items() if value["class_type"] == "SaveVideo")
+        assert len(result.files(video)) == 2
 
 
 def test_nano_says_that_it_takes_one_photograph_without_a_camera(server):
