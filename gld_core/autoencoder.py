@@ -6,7 +6,7 @@ An autoencoder holds a backbone family's frozen networks and statistics. docs/mo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class Views:
 
     level0, level1: (N, C, h, w) normalised float32 features. token: (C,) normalised token 0 of the first source
     encoded on its own, which DA3's latents leave out; None where latents carry special tokens (VGGT), which then
-    are (N, C, S + h*w, 1).
+    are (N, C, S + h*w, 1). computed: what `conditioning` has made of the cameras, once for both levels.
     """
 
     backbone: str
@@ -37,6 +37,7 @@ class Views:
     level0: Tensor
     level1: Tensor
     token: Tensor | None
+    computed: dict[str, Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

@@ -44,12 +44,14 @@ def pluecker_map(cameras: Cameras) -> Tensor:
     )
     # Quirk: half a pixel less in x, half a pixel more in y.
     pixels = torch.stack([x - 0.5, y + 0.5, torch.ones_like(x)]).flatten(1)
-    maps = []
-    for R, o, K in zip(c2w[:, :3, :3], origin, cameras.K.double(), strict=True):
+    maps = torch.empty(len(cameras), 6, pixels.shape[1])
+    for rays, R, o, K in zip(maps, c2w[:, :3, :3], origin, cameras.K.double(), strict=True):
         direction = R @ torch.linalg.inv(K) @ pixels
-        direction = direction / direction.norm(dim=0, keepdim=True)
-        maps.append(torch.cat([direction, torch.linalg.cross(o[:, None], direction, dim=0)]).float())
-    return torch.stack(maps).unflatten(2, (cameras.height, cameras.width))
+        # PyTorch's own norm of so few rows takes five times as long as all the rest.
+        direction /= direction.square().sum(dim=0).sqrt()
+        rays[:3] = direction
+        rays[3:] = torch.linalg.cross(o[:, None], direction, dim=0)
+    return maps.unflatten(2, (cameras.height, cameras.width))
 
 
 def camera_map(cameras: Cameras, sources: int, conditional: bool = True) -> Tensor:
@@ -107,8 +109,13 @@ def conditions(views: Views, level: int, conditional: bool) -> dict[str, Tensor]
     H, W = cameras.height, cameras.width
     da3_cascade = views.backbone == "da3" and level == 0
     size = (DA3_CASCADE_SIZE, DA3_CASCADE_SIZE) if da3_cascade else (H, W)
-    rays, w2c, K = camera_map(cameras, len(views.level1), conditional), scaled_w2c(cameras), cameras.K
-    if not conditional:
+    w2c, K = scaled_w2c(cameras), cameras.K
+    if conditional:
+        if "camera_map" not in views.computed:
+            views.computed["camera_map"] = camera_map(cameras, len(views.level1))
+        rays = views.computed["camera_map"]
+    else:
+        rays = camera_map(cameras, len(views.level1), conditional=False)
         w2c = torch.eye(4, dtype=torch.float64).expand_as(w2c)
         # Quirk: without cameras K is the identity in pixels, but the DA3 cascade keeps the true one.
         if not da3_cascade:

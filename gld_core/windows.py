@@ -87,6 +87,8 @@ def with_common_noise(noise: Tensor, sources: int) -> Tensor:
 
 def part(views: Views, window: Window) -> Views:
     """The views of one window: its own sources of those that were encoded, and its own cameras."""
+    if window.views == list(range(len(views.cameras))):
+        return views
     chosen = [view for view in window.views if view < len(views.level1)]
     return replace(views, cameras=views.cameras[window.views], level0=views.level0[chosen], level1=views.level1[chosen])
 

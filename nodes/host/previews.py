@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import comfy.cli_args
 import comfy.utils
@@ -30,10 +29,10 @@ class PhotographedViews(Views):
 
 def photographed(views: Views, images: Tensor) -> PhotographedViews:
     """Views with the photographs they were encoded from, where the host keeps what goes between nodes."""
-    values: dict[str, Any] = {
-        name: to_host(value) if torch.is_tensor(value) else value for name, value in vars(views).items()
-    }
-    return PhotographedViews(**values, images=to_host(images))
+    token = None if views.token is None else to_host(views.token)
+    return PhotographedViews(
+        views.backbone, views.cameras, to_host(views.level0), to_host(views.level1), token, images=to_host(images)
+    )
 
 
 def patch_rows(latent: Tensor, h: int, w: int) -> Tensor:

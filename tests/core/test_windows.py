@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gld_core
-from gld_core import windows
+from gld_core import conditioning, windows
 from gld_core.autoencoder import Geometry
 from gld_core.cameras import Cameras
 from gld_core.cameras.motions import join, targets
@@ -73,6 +73,17 @@ def test_a_path_that_fits_is_sampled_as_ever(gld, views):
     assert torch.equal(level0, gld.cascade_level0(short, level1, steps=STEPS, seed=5))
     rgb, seams = windows.decode_rgb(gld, short, level1, level0, plan)
     assert seams == [] and torch.equal(rgb, gld.decode_rgb(short, level1, level0))
+
+
+def test_the_rays_of_views_are_computed_once_for_both_levels(gld, views, monkeypatch):
+    """Where all are in one window. In several each has a scale of its own, and all of their rays would fill memory."""
+    short = dataclasses.replace(views, cameras=views.cameras[range(6)])
+    computed, compute = [], conditioning.pluecker_map
+    monkeypatch.setattr(conditioning, "pluecker_map", lambda cameras: computed.append(1) or compute(cameras))
+    plan = split_into_windows(2, 6)
+    level1 = windows.sample(gld, 1, short, None, plan, Sampling(steps=1))
+    windows.sample(gld, 0, short, level1, plan, Sampling(steps=1))
+    assert len(computed) == 1
 
 
 def test_held_views_are_seen_on_their_way_from_their_noise_and_come_out_as_they_were(gld, views):
