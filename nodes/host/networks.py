@@ -81,15 +81,23 @@ def operations(weight_dtype: torch.dtype, compute_dtype: torch.dtype):
     return Operations
 
 
+# The same in every model. A merge would round them: the host merges in half precision where a card has it.
+FREQUENCIES = "diffusion_model.t_embedder.W"
+
+
 def load_bare_parameters(patcher, device, *settings) -> None:
     """Moves parameters that no layer of the host owns to where the network runs: tokens, position embeddings, scales.
+    Applies what LoRAs and merges change in them.
 
-    The host streams the weights of its own layers, and leaves these on the CPU unless the whole network fits.
+    The host streams the weights of its own layers, and leaves these on the CPU unless the whole network fits. It
+    patches none of a module that has others below it.
     """
+    patcher.patches.pop(FREQUENCIES, None)
     for prefix, module in patcher.model.named_modules():
         if not hasattr(module, "comfy_cast_weights"):
             for name, parameter in list(module.named_parameters(prefix, recurse=False)):
-                if parameter.device != device:
+                unpatched = name in patcher.patches and name not in patcher.backup
+                if parameter.device != device or unpatched:
                     patcher.patch_weight_to_device(name, device, force_cast=True)
 
 
@@ -190,13 +198,7 @@ class Backbone:
 
 
 class FlowSampling(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
-    """The host's rectified flow with t in [0, 1]. What a gld schedule ends with is the result as it is."""
-
-    def inverse_noise_scaling(self, sigma, latent):
-        # The last time of the largest shift. Before their end, schedules have no time as small.
-        if sigma <= flow.time_grid(1, flow.LARGEST_SHIFT)[-1]:
-            return latent
-        return super().inverse_noise_scaling(sigma, latent)
+    """The host's rectified flow with t in [0, 1]."""
 
 
 class LatentFormat(comfy.latent_formats.LatentFormat):
@@ -206,13 +208,21 @@ class LatentFormat(comfy.latent_formats.LatentFormat):
         self.latent_channels = channels
 
 
+class NoUNet(dict):
+    """The host's description of a U-Net. Nodes that change one, such as FreeU, look up its dimensions."""
+
+    def __missing__(self, key):
+        raise ValueError(f"This node is for U-Nets, and a GLD model is none (it has no {key!r}); take the node away.")
+
+
 class ModelConfig(comfy.supported_models_base.BASE):
     unet_extra_config: dict[str, Any] = {}
 
     def __init__(self, network: MultiViewDiT, backbone: str, compute_dtype: torch.dtype | None):
         channels = network.config.channels
         self.latent_format = lambda: LatentFormat(channels)
-        super().__init__({"disable_unet_model_creation": True})
+        super().__init__({})
+        self.unet_config = NoUNet({"disable_unet_model_creation": True})
         self.sampling_settings = {"shift": flow.default_shift(backbone, channels, TRAINED_VIEWS), "multiplier": 1.0}
         self.set_inference_dtype(network.dtype, compute_dtype)
 
@@ -229,6 +239,8 @@ class DiffusionModel(comfy.model_base.BaseModel):
         self.level = level
         comfy.model_management.archive_model_dtypes(network)
         self.diffusion_model = network
+        # By the name that RenormCFG looks for.
+        network.in_channels = network.config.channels
         self.follow_compute_dtype()
 
     def follow_compute_dtype(self) -> None:
@@ -240,9 +252,11 @@ class DiffusionModel(comfy.model_base.BaseModel):
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **conds):
         # Not the parent's: that casts every condition to the weights' type, and cameras have to stay float32.
-        if not isinstance(self.model_sampling, comfy.model_sampling.CONST):
+        sampling = self.model_sampling
+        other = comfy.model_sampling.IMG_TO_IMG_FLOW
+        if not isinstance(sampling, comfy.model_sampling.CONST) or isinstance(sampling, other):
             raise ValueError(
-                f"{type(self.model_sampling).__bases__[0].__name__} is not for GLD, which samples a rectified flow; "
+                f"{type(sampling).__bases__[0].__name__} is not for GLD, which samples a rectified flow; "
                 "take its node away, or use ModelSamplingSD3, ModelSamplingAuraFlow or ModelSamplingFlux."
             )
         check_whole(x, conds["matrices"], conds["grid"], self.diffusion_model.config.specials)
@@ -258,9 +272,11 @@ class DiffusionModel(comfy.model_base.BaseModel):
         )
         # A copy, as wrappers such as EasyCache's write into what they are given.
         velocity = executor.execute(x.clone(), t, transformer_options=transformer_options, **conds)
-        return self.model_sampling.calculate_denoised(sigma, velocity.float(), x)
+        return sampling.calculate_denoised(sigma, velocity.float(), x)
 
     def extra_conds(self, **kwargs):
+        if kwargs.get("control") is not None:
+            raise ValueError("A ControlNet is not for GLD, whose conditioning is views; take its node away.")
         views, level1 = kwargs.get("gld_views"), kwargs.get("gld_level1")
         if views is None:
             raise ValueError(
@@ -316,6 +332,22 @@ def unchanged_wrapper(executor, *args, **kwargs):
     return executor(*args, **kwargs)
 
 
+def released_end_wrapper(executor, guider, sigmas, *args, **kwargs):
+    """Around a sampler, whichever sampling of a flow a node has put into the model: what a gld schedule ends with is
+    the result as it is, which the host would divide by 1 - sigma.
+    """
+    sampling = guider.inner_model.model_sampling
+    # The last time of the largest shift. Before their end, schedules have no time as small.
+    released = bool(sigmas[-1] <= flow.time_grid(1, flow.LARGEST_SHIFT)[-1])
+    if released:
+        sampling.inverse_noise_scaling = lambda sigma, latent: latent
+    try:
+        return executor(guider, sigmas, *args, **kwargs)
+    finally:
+        if released:
+            del sampling.inverse_noise_scaling
+
+
 def load_diffusion_model(path: str, weight_dtype: str, disable_dynamic: bool = False):
     """A patcher around the diffusion model in a file, of either level. disable_dynamic as in `make_patcher`."""
     file = Path(path)
@@ -336,6 +368,8 @@ def load_diffusion_model(path: str, weight_dtype: str, disable_dynamic: bool = F
     patcher.cached_patcher_init = (load_diffusion_model, (path, weight_dtype))
     for key, wrapper in {"gld_files": unchanged_wrapper, "gld_preview": preview_wrapper}.items():
         patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, key, wrapper)
+    sampler = comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE
+    patcher.add_wrapper_with_key(sampler, "gld_released_end", released_end_wrapper)
     return patcher
 
 

@@ -28,6 +28,7 @@ spec.loader.exec_module(gld)
 
 from gld.gld_core.autoencoder import Views  # noqa: E402
 from gld.gld_core.cameras import Cameras  # noqa: E402
+from gld.gld_core.networks import dit  # noqa: E402
 from gld.nodes.host import networks, previews  # noqa: E402
 from gld.nodes.host.families import FAMILIES  # noqa: E402
 
@@ -143,6 +144,23 @@ comfy.model_management.should_use_bf16 = lambda *args, **settings: False
 comfy.model_management.should_use_fp16 = lambda *args, **settings: True
 report["backbone without bf16"] = str(networks.Backbone(folder, FAMILIES["da3"], "bf16").autoencoder.dtype)
 comfy.model_management.should_use_bf16, comfy.model_management.should_use_fp16 = should_use
+
+config = dit.DiTConfig(8, 64, 1, 32, 64, 1, 32, 4, 14, 2, False)
+tokens = networks.make_patcher(
+    networks.DiffusionModel(dit.MultiViewDiT(config, dtype=torch.float32), FAMILIES["vggt"], 1, torch.float32)
+)
+network, change = tokens.model.diffusion_model, torch.ones(1, 2, 64)
+network.special_pos_embed_s.data.zero_()
+frequencies = network.t_embedder.W
+changed = tokens.clone()
+patches = {"diffusion_model.special_pos_embed_s": change, networks.FREQUENCIES: torch.ones(4)}
+changed.add_patches({name: ("diff", (patch,)) for name, patch in patches.items()})
+comfy.model_management.load_models_gpu([changed])
+comfy.model_management.load_models_gpu([changed])
+report["change of a token"] = float(network.special_pos_embed_s.mean())
+report["frequencies are changed"] = network.t_embedder.W is not frequencies
+comfy.model_management.load_models_gpu([tokens])
+report["change of a token afterwards"] = float(network.special_pos_embed_s.mean())
 
 black = dataclasses.replace(views, level1=torch.zeros(N, C, h, w))
 report["colours of nothing"] = previews.fit_colors(previews.photographed(black, torch.zeros(N, 3, h * 14, w * 14)), 1)

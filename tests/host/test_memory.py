@@ -48,6 +48,12 @@ def test_model_compute_dtype_is_followed(report):
     assert 0.001 < report["error of float32 weights computed in bf16"] < 0.02
 
 
+def test_what_loras_and_merges_change_in_tokens_is_applied_once_and_taken_back(report):
+    assert report["change of a token"] == pytest.approx(1)
+    assert report["change of a token afterwards"] == 0
+    assert not report["frequencies are changed"]
+
+
 def test_a_latent_that_a_node_has_cut_is_refused(report):
     assert "Context Windows and Conditioning (Set Area) do not work with GLD" in report["cut views"]
 

@@ -9,9 +9,11 @@ from json import loads
 from pathlib import Path
 from uuid import uuid4
 
+import comfy.controlnet
 import folder_paths
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy.t2i_adapter.adapter import Adapter_light
 from comfy_api.latest import ComfyExtension, Types, io
 from safetensors.torch import save_file
 
@@ -117,6 +119,19 @@ class TestPlainConditioning(io.ComfyNode):
         return io.NodeOutput([[torch.zeros(1, 77, 768), {}]])
 
 
+class TestControlNet(io.ComfyNode):
+    """A T2I-Adapter, with random weights and few channels."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema("TestControlNet", inputs=[], outputs=[io.ControlNet.Output()])
+
+    @classmethod
+    def execute(cls):
+        network = Adapter_light(channels=[8] * 4, nums_rb=1)
+        return io.NodeOutput(comfy.controlnet.T2IAdapter(network, 3, 8, "nearest-exact"))
+
+
 class TestRoom(io.ComfyNode):
     """A rendered room with exact depth as if decoded: geometry, its cameras and pictures. broken: every seventh pixel's
     depth is not a number, infinite or negative, and pictures and confidence have holes too.
@@ -208,7 +223,8 @@ class TestExtension(ComfyExtension):
 
     async def get_node_list(self):
         counting = [TestCountCalls, TestReportCalls, TestPeakMemory]
-        return [TestNoise, TestValue, *counting, TestPlainConditioning, TestRoom, TestMoGe, TestDifference, TestKeep]
+        conditioning = [TestPlainConditioning, TestControlNet]
+        return [TestNoise, TestValue, *counting, *conditioning, TestRoom, TestMoGe, TestDifference, TestKeep]
 
 
 async def comfy_entrypoint():
