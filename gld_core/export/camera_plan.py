@@ -14,7 +14,7 @@ from .gltf import SOURCE_COLOR, TARGET_COLOR, Lines, camera_frusta
 # Targets of which less than this share is covered are drawn in a colour of their own.
 MOSTLY_UNSEEN = 0.5
 UNSEEN_COLOR = (235, 70, 80)
-FONT = ImageFont.load_default(20)
+FONT = ImageFont.load_default(24)
 
 
 def view_colors(views: int, sources: int, share: Tensor | None = None) -> list[tuple[int, int, int]]:
@@ -73,8 +73,8 @@ def described(sources: int, masks: Tensor) -> str:
     return "\n".join([summary, *(f"view {sources + view}: {value:.0%}" for view, value in enumerate(share))])
 
 
-# Of a page: its ink, its paper, and the side of a panel's margin in pixels.
-INK, PAPER, MARGIN = (30, 30, 34), (242, 241, 236), 34
+# Of a page: its ink, its paper, its rules, and the margin of a panel in pixels.
+INK, PAPER, RULE, MARGIN = (30, 30, 34), (242, 241, 236), (190, 188, 180), 36
 
 
 def plan(
@@ -84,10 +84,10 @@ def plan(
     rgb: Tensor | None = None,
     share: Tensor | None = None,
     spacing: Tensor | None = None,
-    width: int = 640,
+    width: int = 520,
 ) -> Tensor:
-    """(height, width, 3) in [0, 1]: the scene from above, the first camera looking up the page, and below it from the
-    side, the first camera looking to the right; in one scale, with a bar of a length in the cameras' units.
+    """(height, 2 width, 3) in [0, 1]: the scene from above, the first camera looking up the page, and beside it from
+    the side, the first camera looking to the right; in one scale, with a bar of a length in the cameras' units.
 
     xyz (P, 3) points of the scene, rgb (P, 3) uint8 (None: grey), spacing (P,) the side of the square of surface that
     each stands for, in the cameras' units (None: a pixel). The first `sources` cameras are sources, the others targets
@@ -120,9 +120,9 @@ def plan(
     points, colors, sides = points[inner], colors[inner], sides[inner]
 
     scale = (width - 2 * MARGIN) / (float((high - low).max()) or 1.0)
+    height = max(width // 2, round(scale * (high - low)[1:].max()) + 2 * MARGIN)
     panels = []
     for name, across, down, toward in (("from above", 0, 1, 2), ("from the side", 1, 2, 0)):
-        height = max(160, round(scale * (high - low)[down]) + 2 * MARGIN)
         flipped = scale * np.array([1, -1])
         offset = np.array([width, height]) / 2 - flipped * (low + high)[[across, down]] / 2
         dots, wires = (where[..., [across, down]] * flipped + offset for where in (points, outlines))
@@ -130,8 +130,9 @@ def plan(
         page = Image.fromarray(squares(dots, points[:, toward], colors, sides * scale, height, width))
         draw_cameras(ImageDraw.Draw(page), wires, view_colors(len(cameras), sources, share), sources)
         panels.append(with_title(page, name))
-    strips = [legend(len(cameras), sources, share, width), *panels, length_bar(scale, width)]
-    return torch.from_numpy(np.concatenate([np.array(strip) for strip in strips])).float() / 255
+    both = np.concatenate([np.array(panel) for panel in panels], axis=1)
+    top, bottom = legend(len(cameras), sources, share, 2 * width), length_bar(scale, 2 * width)
+    return torch.from_numpy(np.concatenate([np.array(top), both, np.array(bottom)])).float() / 255
 
 
 def squares(
@@ -171,48 +172,53 @@ def draw_cameras(draw: ImageDraw.ImageDraw, outlines: np.ndarray, colors: list, 
     for view, eye in enumerate(eyes):
         ahead = outlines[view, 1:].mean(0) - eye
         length = np.hypot(*ahead)
-        at = eye - (ahead / length if length > 1 else np.array([0.0, -1])) * 16
+        at = eye - (ahead / length if length > 1 else np.array([0.0, -1])) * 20
         # Of numbers that would overlap, the first.
-        if all(np.hypot(*(at - other)) > 26 for other in numbered):
+        if all(np.hypot(*(at - other)) > 32 for other in numbered):
             numbered.append(at)
             draw.text(tuple(at), str(view), INK, FONT, anchor="mm", stroke_width=4, stroke_fill=PAPER)
 
 
 def with_title(page: Image.Image, name: str) -> Image.Image:
     """A panel below its name."""
-    titled = Image.new("RGB", (page.width, page.height + 30), PAPER)
-    titled.paste(page, (0, 30))
+    titled = Image.new("RGB", (page.width, page.height + 40), PAPER)
+    titled.paste(page, (0, 40))
     draw = ImageDraw.Draw(titled)
-    draw.line([(12, 1), (page.width - 12, 1)], fill=(190, 188, 180), width=1)
-    draw.text((16, 6), name, INK, FONT)
+    draw.line([(16, 1), (page.width - 16, 1)], fill=RULE, width=2)
+    draw.text((16, 8), name, INK, FONT)
     return titled
 
 
 def legend(views: int, sources: int, share: Tensor | None, width: int) -> Image.Image:
     """What the colours mean, and how much of the targets is covered."""
-    lines = [(f"{sources} sources", SOURCE_COLOR)]
+    lines = [[(f"{sources} sources", SOURCE_COLOR)]]
     if views > sources:
-        lines.append((f"{views - sources} targets", TARGET_COLOR))
+        lines[0].append((f"{views - sources} targets", TARGET_COLOR))
     if share is not None and len(share):
+        lines.append([(f"{share.mean():.0%} of the targets covered, {share.min():.0%} of the least", PAPER)])
         unseen = int((share < MOSTLY_UNSEEN).sum())
         if unseen:
-            lines.append((f"{unseen} targets mostly unseen by any source", UNSEEN_COLOR))
-        lines.append((f"{share.mean():.0%} of the targets covered, {share.min():.0%} of the least", PAPER))
-    strip = Image.new("RGB", (width, 14 + 26 * len(lines)), PAPER)
+            lines[0].append((f"{unseen} targets mostly unseen by any source", UNSEEN_COLOR))
+    strip = Image.new("RGB", (width, 20 + 34 * len(lines)), PAPER)
     draw = ImageDraw.Draw(strip)
-    for line, (text, color) in enumerate(lines):
-        draw.rectangle((16, 12 + 26 * line, 32, 28 + 26 * line), fill=color)
-        draw.text((42, 9 + 26 * line), text, INK, FONT)
+    for line, entries in enumerate(lines):
+        left, top = 16, 12 + 34 * line
+        for text, color in entries:
+            if color != PAPER:
+                draw.rectangle((left, top + 4, left + 20, top + 24), fill=color)
+                left += 32
+            draw.text((left, top), text, INK, FONT)
+            left += int(FONT.getlength(text)) + 40
     return strip
 
 
 def length_bar(scale: float, width: int) -> Image.Image:
     """A bar of a round length. scale: pixels per unit."""
-    most = width / 3 / scale
+    most = width / 6 / scale
     bar = 10.0 ** math.floor(math.log10(most))
     bar *= max(step for step in (1, 2, 5) if step * bar <= most)
-    strip = Image.new("RGB", (width, 36), PAPER)
+    strip = Image.new("RGB", (width, 44), PAPER)
     draw = ImageDraw.Draw(strip)
-    draw.line([(16, 18), (16 + bar * scale, 18)], fill=INK, width=4)
-    draw.text((26 + bar * scale, 18), f"{bar:g}", INK, FONT, anchor="lm")
+    draw.line([(16, 20), (16 + bar * scale, 20)], fill=INK, width=5)
+    draw.text((28 + bar * scale, 20), f"{bar:g}", INK, FONT, anchor="lm")
     return strip

@@ -12,7 +12,7 @@ from gld_core.io.cameras import read_cameras
 from gld_core.synthetic.render import Room, render_views
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATE = ROOT / "workflows" / "gld_place_cameras.json"
+TEMPLATE = ROOT / "workflows" / "GLD cameras placed by hand.json"
 VECTORS = ROOT / "tests/core/data/paths.json"
 EDITOR = "document.querySelector('.gld-host').editor"
 
@@ -50,8 +50,8 @@ def small_template(seed: int) -> dict:
     for node in graph["nodes"]:
         values = node.get("widgets_values")
         if node["type"] in ("GLDLoadScene", "GLDEstimateCameras"):
-            values[values.index(252)] = 84
-        if node["type"] in ("GLDSampleLevel1", "GLDCascadeLevel0"):
+            values[values.index(0)] = 84
+        if node["type"] == "GLDSample":
             values[0], values[2] = seed, 1
     return graph
 
@@ -140,7 +140,7 @@ def test_a_path_is_placed_by_hand_saved_opened_again_and_run(request, open_page,
     page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", nodes == "vue")
     page.evaluate("data => app.loadGraphData(data)", small_template(len(nodes)))
     page.evaluate(SAVE)
-    page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [-500, 250]; app.canvas.draw(true, true) }")
+    page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [-170, 290]; app.canvas.draw(true, true) }")
     run_until(page, server, "GLD/placed_*.png", 8)
     page.wait_for_function("document.querySelector('.gld-views')?.dataset.scene", timeout=120_000)
 

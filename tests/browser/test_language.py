@@ -38,6 +38,16 @@ def test_a_node_speaks_the_users_language(open_page, server, language, browser_l
     assert shown["widgets"]["motion.degrees"] == texts["inputs"]["motion_degrees"]["name"]
     assert shown["inputs"]["geometry"] == texts["inputs"]["geometry"]["name"]
     assert shown["output"] == texts["outputs"]["0"]["name"]
+    offered = json.loads((LOCALES / language / "main.json").read_text(encoding="utf-8"))["gldOptions"]
+    label = """name => {
+        const widget = app.graph.nodes[0].widgets.find(widget => widget.name === name)
+        return widget.options.getOptionLabel(widget.value)
+    }"""
+    assert page.evaluate(label, "motion") == f"{offered['motion']['orbit']} (orbit)"
+    assert page.evaluate(label, "motion.ease") == f"{offered['ease']['none']} (none)"
+    # A choice brings its own list.
+    page.evaluate("app.graph.nodes[0].widgets.find(widget => widget.name === 'motion').value = 'keyframes'")
     page.wait_for_timeout(500)
+    assert page.evaluate(label, "motion.lens") == f"{offered['lens']['source']} (source)"
     page.screenshot(path=server.base / f"{language}.png")
     page.close()

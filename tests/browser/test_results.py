@@ -1,4 +1,4 @@
-"""What the real web page shows of results, under the page's strict policy (`--disable-api-nodes`)."""
+"""What the real web page shows of results, under its strict policy (`--disable-api-nodes`), and of help and search."""
 
 from io import BytesIO
 
@@ -48,3 +48,54 @@ def test_a_textured_mesh_has_its_pictures_where_the_page_forbids_blob_addresses(
     # In the middle, where the room stands. White surfaces on a grey background have no colour anywhere.
     middle = np.array_split(np.array_split(shot, 3, axis=0)[1], 3, axis=1)[1]
     assert (np.ptp(middle, axis=2) > 30).mean() > 0.2
+
+
+def test_help_pages_fit_into_the_panel(open_page):
+    """At its own width, in which the page cuts off what is wider. Blocks of code scroll."""
+    page = open_page(viewport={"width": 1600, "height": 900})
+    names = page.evaluate("Object.keys(LiteGraph.registered_node_types).filter(name => name.startsWith('GLD'))")
+    assert len(names) > 20
+    cut = {}
+    for name in names:
+        page.evaluate(
+            """name => {
+                app.graph.clear()
+                const node = LiteGraph.createNode(name)
+                node.pos = [700, 200]
+                app.graph.add(node)
+                app.canvas.selectNode(node)
+            }""",
+            name,
+        )
+        panel = page.locator(".node-help-content")
+        if not panel.count():
+            page.get_by_test_id("info-button").first.click()
+        title = page.evaluate("LiteGraph.registered_node_types[app.graph.nodes[0].type].title")
+        panel.locator("h1", has_text=title).wait_for()
+        cut[name] = panel.evaluate(
+            """panel => [...panel.querySelectorAll('table, p, li')].filter(part =>
+                part.scrollWidth > part.clientWidth + 1 || part.getBoundingClientRect().right >
+                panel.getBoundingClientRect().right + 1).map(part => part.textContent.trim().slice(0, 60))"""
+        )
+    page.close()
+    assert {name: parts for name, parts in cut.items() if parts} == {}
+
+
+WORDS = ("photogrammetry", "camera trajectory", "new angle", "turntable", "3d from photo", "parallax", "gaussian")
+
+
+def test_the_search_finds_the_nodes_by_what_they_are_for(open_page):
+    page = open_page(viewport={"width": 1600, "height": 900})
+    page.evaluate("app.graph.clear()")
+    page.mouse.dblclick(900, 500)
+    missed = []
+    for word in WORDS:
+        page.get_by_placeholder("Add a node").fill(word)
+        page.wait_for_timeout(1000)
+        if not page.get_by_role("option").filter(has_text="GLD").count():
+            missed.append(word)
+    page.get_by_placeholder("Add a node").fill("rotisserie chicken")
+    page.wait_for_timeout(1000)
+    assert not page.get_by_role("option").filter(has_text="GLD").count()
+    page.close()
+    assert missed == []

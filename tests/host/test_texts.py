@@ -66,9 +66,14 @@ TABLE = re.compile(r"^\| (?:input|output) \|.*\n(?:\|.*\n)+", re.MULTILINE)
 def help_tables(info: dict) -> list[str]:
     """The tables of inputs and outputs of a node's help page: names, then what they are, in two columns."""
     kinds = zip(info["output_name"], info["output_tooltips"], info["output"], strict=True)
-    outputs = [f"| `{name}` | {tooltip} *{kind}* |" for name, tooltip, kind in kinds]
+    outputs = [f"| `{name}` | {breakable(f'{tooltip} *{kind}*')} |" for name, tooltip, kind in kinds]
     tables = [("input", [*input_rows(info["input"])]), ("output", outputs)]
     return ["\n".join([f"| {title} | |", "|---|---|", *rows]) + "\n" for title, rows in tables if rows]
+
+
+def breakable(text: str) -> str:
+    """Long words may be broken after these signs: the help panel is narrow, and cuts off what does not fit."""
+    return re.sub(r"\S{13,}", lambda word: re.sub(r"([_/,])(?=\w)", r"\1&#8203;", word[0]), text)
 
 
 def input_rows(group: dict, indent: str = ""):
@@ -84,7 +89,8 @@ def input_rows(group: dict, indent: str = ""):
             shown = {"COMFY_DYNAMICCOMBO_V3": "COMBO"}.get(kind, kind) + (
                 ", optional" if optional and not indent else ""
             )
-            yield f"| {indent}`{name}` | {options.get('tooltip', '')} *{shown}* |"
+            about = f"{options.get('tooltip', '')} *{shown.replace(',', ' or ') if ',' in kind else shown}*"
+            yield f"| {indent}`{name}` | {breakable(about)} |"
             inner: dict[str, list[str]] = {}
             for option in keyed(options):
                 for row in input_rows(option["inputs"], "&nbsp;&nbsp;" + indent):
@@ -124,6 +130,21 @@ def test_an_input_whose_name_is_translated_says_its_own_name_too(language):
             own = {key, key.partition("_")[2]}
             if "tooltip" in text and text["name"] not in own:
                 assert any(text["tooltip"].endswith(f"[{name}]") for name in own), f"{node}.{key}"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_options_of_a_list_are_translated_together(nodes, language):
+    """Lists of names (samplers, files, models, colour maps) are not in it."""
+    offered = {}
+    for info in nodes.values():
+        for _, name, options in inputs_of(info["input"]):
+            choices = [option["key"] if isinstance(option, dict) else option for option in options.get("options", ())]
+            offered.setdefault(name, set()).update(choices)
+    translated = json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["gldOptions"]
+    for name, labels in translated.items():
+        names = {"vggt_licence": offered[name] - {"not chosen"}}.get(name, set())
+        assert offered[name] - labels.keys() == names, f"{name}: to translate"
+        assert labels.keys() - offered[name] == set(), f"{name}: no options"
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -39,16 +39,18 @@ function needed(prompt, last) {
 /** @param {Prompt} prompt of the workflow @param {string} place the node @param {object} path of one view @returns {Prompt | null} */
 export function draftPrompt(prompt, place, path) {
   const encode = behind(prompt, place, "GLDEncodeViews")
-  const level1 = encode && behind(prompt, encode, "GLDSampleLevel1")
-  if (!encode || !level1) return null
+  const sampler = encode && (behind(prompt, encode, "GLDSampleLevel1") ?? behind(prompt, encode, "GLDSample"))
+  if (!encode || !sampler) return null
+  // Sample GLD leaves level 0 out where it has no model for it.
+  const { level0_model, ...settings } = prompt[sampler].inputs
   const own = { ...prompt[place].inputs, path }
   const changed = {
     ...prompt,
     [`${SHOWN}_place`]: { class_type: "GLDPlaceCameras", inputs: own },
     [`${SHOWN}_encode`]: { class_type: "GLDEncodeViews", inputs: { ...prompt[encode].inputs, cameras: [`${SHOWN}_place`, 0] } },
     [`${SHOWN}_level1`]: {
-      class_type: "GLDSampleLevel1",
-      inputs: { ...prompt[level1].inputs, views: [`${SHOWN}_encode`, 0], steps: Math.min(STEPS, Number(prompt[level1].inputs.steps) || STEPS) },
+      class_type: prompt[sampler].class_type,
+      inputs: { ...settings, views: [`${SHOWN}_encode`, 0], steps: Math.min(STEPS, Number(settings.steps) || STEPS) },
     },
     [`${SHOWN}_rgb`]: {
       class_type: "GLDDecodeRGB",

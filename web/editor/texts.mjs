@@ -34,7 +34,7 @@ const ENGLISH = {
   do_stepBack: "one view back", do_stepOn: "one view on", do_first: "first view", do_last: "last view", do_loop: "loop",
   do_undo: "undo", do_redo: "redo", do_views: "both views, outside, through", do_large: "fill the window, and back",
   do_home: "outside: show all", do_stand: "outside: stand at the camera", do_numbers: "go to the numbers", do_draft: "draft of the view under the playhead",
-  do_leave: "let go, close", do_help: "this page", draftNone: "There is nothing to draft with: wire 'cameras' on to Encode GLD Views and Sample GLD Level 1.",
+  do_leave: "let go, close", do_help: "this page", draftNone: "There is nothing to draft with: wire 'cameras' on to Encode GLD Views and Sample GLD.",
   draftDone: "draft: {name}", drafting: "Drafting {name} …",
 }
 
