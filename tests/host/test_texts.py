@@ -83,13 +83,12 @@ def input_rows(group: dict, indent: str = ""):
     for optional in (False, True):
         for name, (kind, *rest) in group.get("optional" if optional else "required", {}).items():
             options = rest[0] if rest else {}
+            shown = {"COMFY_DYNAMICCOMBO_V3": "COMBO"}.get(kind, kind.replace(",", " or "))
             if kind == "COMFY_AUTOGROW_V3":
-                template = next(iter(options["template"]["input"]["required"].values()))
-                kind, options = f"{template[0].replace(',', ' or ')}, any number", template[1]
-            shown = {"COMFY_DYNAMICCOMBO_V3": "COMBO"}.get(kind, kind) + (
-                ", optional" if optional and not indent else ""
-            )
-            about = f"{options.get('tooltip', '')} *{shown.replace(',', ' or ') if ',' in kind else shown}*"
+                kind, options = next(iter(options["template"]["input"]["required"].values()))
+                shown = f"{kind.replace(',', ' or ')}, any number"
+            shown += ", optional" if optional and not indent else ""
+            about = f"{options.get('tooltip', '')} *{shown}*"
             yield f"| {indent}`{name}` | {breakable(about)} |"
             inner: dict[str, list[str]] = {}
             for option in keyed(options):
