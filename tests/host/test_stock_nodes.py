@@ -19,7 +19,7 @@ NO_U_NET = "This node is for U-Nets, and a GLD model is none"
 CUT = "Context Windows and Conditioning (Set Area) do not work with GLD"
 SHORT_WINDOW = {"context_overlap": 0, "freenoise": False}
 TWICE = ("q", "k", "v", "out")
-# Row of the table: its nodes, with what is not as the node has it by itself, and what comes of them.
+# Entry of the list: its nodes, with what is not as the node has it by itself, and what comes of them.
 PATCHES = {
     "Select Model Device, MultiGPU CFG Split": [("SelectModelDevice", {}, SAME), ("MultiGPU_WorkUnits", {}, SAME)],
     "Model Compute Dtype": [
@@ -179,10 +179,9 @@ def test_a_model_patch_does_what_the_table_says(server, sample, plain, node, inp
     check(sample({"patch": (node, given)}), meant, plain)
 
 
-def test_the_table_has_every_row_and_every_model_node_of_the_host(server):
-    rows = re.findall(
-        r"^\| ([^|]+) \| [A-Z][^|]+ \|$", PAGE.read_text(encoding="utf-8").split("What ComfyUI's")[1], re.M
-    )
+def test_the_list_has_every_entry_and_every_model_node_of_the_host(server):
+    page = PAGE.read_text(encoding="utf-8").split("What ComfyUI's")[1].replace("\n  ", " ")
+    rows = re.findall(r"^- \*\*(.+?)\*\*: [a-z].+$", page, re.M)
     assert rows == [*TESTED, *PATCHES]
     known = {node for row in PATCHES.values() for node, *_ in row} | {node for row in TESTED.values() for node in row}
     found = set()
