@@ -7,7 +7,7 @@ import torch
 
 from gld_core.cameras import Cameras
 from gld_core.cameras.conventions import check_scene
-from gld_core.cameras.motions import MOTIONS, axes_meeting, join, rotation, scene_depth, targets
+from gld_core.cameras.motions import MOTIONS, axes_meeting, join, resampled, rotation, scene_depth, targets
 
 HEIGHT, WIDTH, DEPTH = 140, 210, 5.0
 K = torch.tensor([[150.0, 0, 105], [0, 150, 70], [0, 0, 1]])
@@ -225,6 +225,20 @@ def test_keyframes_are_kept_where_there_are_as_many_views_and_joined_where_there
 def test_keys_in_one_point_with_one_rotation_are_no_trouble(photo):
     path = targets(photo, "keyframes", 5, DEPTH, keys=photo[[0, 0, 0]])
     assert torch.allclose(path.c2w, photo.c2w.expand(5, 4, 4), atol=1e-5)
+
+
+def test_a_resampled_path_passes_its_views_at_their_own_pace():
+    """Views that are close at first and far apart in the end, on a straight line."""
+    keys = looking(*[rotation(torch.tensor([0.0, 0, 1]), 0) for _ in range(5)])
+    keys.c2w[:, 0, 3] = torch.tensor([0.0, 0.1, 0.4, 0.9, 1.6])
+    assert torch.equal(resampled(keys, 5, DEPTH).c2w, keys.c2w)
+    found = resampled(keys, 9, DEPTH)
+    assert torch.allclose(found.c2w[::2], keys.c2w, atol=1e-6)
+    between = found.c2w[1::2, 0, 3]
+    assert (between > keys.c2w[:-1, 0, 3]).all() and (between < keys.c2w[1:, 0, 3]).all()
+    fewer = resampled(keys, 3, DEPTH)
+    assert torch.allclose(fewer.c2w, keys.c2w[::2], atol=1e-6)
+    assert len(resampled(keys[2], 4, DEPTH)) == 4
 
 
 def test_joined_cameras_are_sources_then_targets(walk, photo):
