@@ -17,6 +17,8 @@ from . import host
 from .place import check_sizes, source_count
 from .sockets import GLDCameras, fitted_geometry, source_geometry_input, sources_geometry
 
+# Of camera_embedding.
+MOST_BYTES = 16 * 2**30
 # What Uni3C was trained to see where there is no point.
 GREY = 0.5
 
@@ -111,6 +113,12 @@ class GLDVideoCameras(io.ComfyNode):
             raise ValueError(
                 f"All {N} cameras are sources, so there is no path; add targets with Move GLD Camera, or set 'sources'."
             )
+        size = 24 * ((length + 3) // 4) * width * height * 4
+        if size > MOST_BYTES:
+            raise ValueError(
+                f"{length} frames of {width}x{height} make a camera_embedding of {size / 2**30:.0f} GiB; lower length, "
+                f"width or height, so that it is at most {MOST_BYTES >> 30} GiB."
+            )
         own, targets = cameras[:N], cameras[N:]
         found = None
         if geometry is not None:
@@ -124,7 +132,7 @@ class GLDVideoCameras(io.ComfyNode):
         path = resampled(targets if at_source else join(own[first], targets), length, depth)
         fits, intrinsics = zip(*(fit_camera(K, own.height, own.width, height, width) for K in path.K), strict=True)
         frames = replace(path, K=torch.stack(intrinsics), height=height, width=width)
-        embedding = host.to_host(wan_camera_embedding(frames, translation))
+        embedding = host.to_host(wan_camera_embedding(frames, translation, host.progress_bar()))
         furthest = translation * (path.c2w[:, :3, 3] - path.c2w[:1, :3, 3]).norm(dim=1).max().item()
         host.say(f"{length} frames from source {first} on, up to {furthest:.3g} away from it", cls.hidden.unique_id)
         if found is None:

@@ -1,7 +1,7 @@
 """Cameras from and to ComfyUI's own types."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -134,12 +134,15 @@ def read_moge_geometry(geometry: Mapping[str, Any]) -> tuple[Cameras, list[str]]
     return assemble(what, [np.eye(4)], [K.numpy()], height, width), ["photograph"]
 
 
-def wan_camera_embedding(cameras: Cameras, scale: float = 1.0) -> Tensor:
+def wan_camera_embedding(
+    cameras: Cameras, scale: float = 1.0, progress: Callable[[int, int], None] | None = None
+) -> Tensor:
     """ComfyUI's WAN_CAMERA_EMBEDDING of F cameras, F being 1 more than a multiple of 4: (1, 24, (F + 3) / 4, H, W).
 
     Moment and direction of the ray through the middle of every pixel (Pluecker, 6 channels), in the frame of the first
     camera, translations times `scale`. The first frame counts four times; then groups of four frames are one, whose
-    channels are 4 of each of the 6. What the core's WanCameraEmbedding makes of its own motions.
+    channels are 4 of each of the 6. What the core's WanCameraEmbedding makes of its own motions. progress(done, total)
+    is called after each frame; what it raises ends the work.
     """
     F = len(cameras)
     if F % 4 != 1:
@@ -154,6 +157,8 @@ def wan_camera_embedding(cameras: Cameras, scale: float = 1.0) -> Tensor:
         ray = torch.cat([moment, direction]).view(6, 1, cameras.height, cameras.width)
         group, part = divmod(frame + 3, 4)
         out[:, (slice(4) if frame == 0 else slice(part, part + 1)), group] = ray.float()
+        if progress is not None:
+            progress(frame + 1, F)
     return out.flatten(0, 1)[None]
 
 

@@ -139,6 +139,20 @@ def test_what_moge_does_not_know_is_a_sentence(server, moge, words):
     assert words in server.run(prompt).error
 
 
+@pytest.mark.parametrize(
+    "size, words",
+    [
+        ({"length": 6}, "There are 6 frames; a Wan model takes 1, 5, 9"),
+        ({"width": 4096, "height": 4096, "length": 1001}, "camera_embedding of 376 GiB; lower length"),
+    ],
+    ids=str,
+)
+def test_a_video_that_cannot_be_is_a_sentence(server, size, words):
+    prompt = room() | {"video": video(["room", 1], **size)}
+    prompt["save"] = node("TestDifference", one=["video", 0], other=["video", 0])
+    assert words in server.run(prompt).error
+
+
 def test_one_moge_photograph_for_several_sources_is_a_sentence(server):
     prompt = room() | {
         "set": node("GLDSetCameras", cameras=["room", 1], sources=2, geometry=["moge", 0], motion="orbit")
