@@ -47,7 +47,7 @@ def jobs(tmp_path_factory) -> list[Job]:
     for seed in range(SCENES):
         images, _, cameras = render_scene(seed, 4, 56, 84)
         write_scene(folder / f"room_{seed}", images, cameras)
-    return [Job(str(folder / f"room_{seed}"), size=84, steps=12) for seed in range(SCENES)]
+    return [Job(str(folder / f"room_{seed}"), size=84, steps=6) for seed in range(SCENES)]
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -128,7 +128,7 @@ def test_two_drivers_on_one_folder_do_not_harm_each_other(jobs, alone, tmp_path)
     """Without Ray, which hands out the same work: two processes, begun together."""
     inputs = [job.input for job in jobs]
     command = [sys.executable, "-m", "gld_core", "views", *inputs, "--models", str(NANO), "--out", str(tmp_path)]
-    command += ["--size", "84", "--steps", "12", "--device", "cpu"]
+    command += ["--size", "84", "--steps", "6", "--device", "cpu"]
     one_thread = dict(os.environ, OMP_NUM_THREADS="1")
     both = [subprocess.Popen(command, cwd=ROOT, env=one_thread, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
