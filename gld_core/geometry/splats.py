@@ -16,9 +16,11 @@ from .depth_maps import PosedDepth, Progress, agreement, blend, unit
 from .points import Pause, go_on
 
 # Standard deviation of a Gaussian across the line of sight, in distances between pixels.
-SPREAD = 0.65
+SPREAD = 0.58
 # Along the surface a Gaussian is at most so many times as long as wide, and its thickness is this share of its width.
 STRETCH, THICKNESS = 4.0, 0.1
+# Of views that see a place as finely as each other to within this factor, the first has it.
+FINER = 1.5
 # A generated view is taken for this many times as coarse as a photograph, and its colours count this much.
 COARSER, GENERATED = 2.0, 0.25
 # Gaussians weaker than this in a pixel are left out of it, and of the others the nearest LAYERS are blended.
@@ -78,10 +80,16 @@ def planes(maps: PosedDepth, view: int, reach: int = 1) -> tuple[Tensor, Tensor]
     return torch.where(known, smooth, torch.nan), normal * known[..., None]
 
 
+def levels(sizes: Tensor) -> Tensor:
+    """(P,) sizes as steps of FINER, the finest lowest."""
+    return (sizes.log() / math.log(FINER)).floor()
+
+
 def make_splats(
     maps: PosedDepth, photographs: int = 0, maximum: int = 1_000_000, progress: Progress | None = None
 ) -> Splats:
-    """A flat Gaussian for each place of the surfaces, at the pixel that sees it finest, at most `maximum`.
+    """A flat Gaussian for each place of the surfaces, at the pixel that sees it finest (to within FINER), at most
+    `maximum`.
 
     It lies where the views that agree see the surface, turned by its normal, as large as its pixel is there. Its colour
     is blended from the views that see it, by angle, distance and agreement; the first `photographs` views count more
@@ -107,16 +115,19 @@ def make_splats(
     coarse = [1.0 if view < photographs or not photographs else COARSER for view in range(V)]
     trust = [1.0 if view < photographs or not photographs else GENERATED for view in range(V)]
     stride = max(1, math.ceil((int(torch.isfinite(maps.inverse).sum()) / (4 * maximum)) ** 0.5))
+    counts = torch.isfinite(flat.inverse) & (found.consistency >= 0.5) & (torch.stack(facing) > 0.05)
+    # The smallest cosine of the four pixels around a place, 0 where one of them makes no splat: a view that has the
+    # place in another one's stead has a pixel there that keeps it.
+    least = [-F.max_pool2d(-F.pad(facing[view] * counts[view], (0, 1, 0, 1))[None], 2, 1)[0] for view in range(V)]
     pieces = []
     for view in range(V):
         grid = torch.zeros(H, W, dtype=torch.bool)
         grid[stride // 2 :: stride, stride // 2 :: stride] = True
-        grid &= torch.isfinite(flat.inverse[view]) & (found.consistency[view] >= 0.5) & (facing[view] > 0.05)
-        pixels = grid.view(-1).nonzero()[:, 0]
+        pixels = (grid & counts[view]).view(-1).nonzero()[:, 0]
         xyz, normal = flat.points(view).view(-1, 3)[pixels], fits[view][1].view(-1, 3)[pixels]
         z, cosine = 1 / flat.inverse[view].view(-1)[pixels], facing[view].view(-1)[pixels]
         size = z / maps.focal[view]
-        fineness = coarse[view] * size / cosine
+        level = levels(coarse[view] * size / cosine)
         finest = torch.isfinite(xyz).all(1)
         weight = (trust[view] * (cosine / size.square()).square())[:, None]
         place, total = weight * xyz, weight.clone()
@@ -130,9 +141,8 @@ def make_splats(
             rows = look.rows[agrees]
             there = blend(facing[other][None], look)[agrees, 0].clamp(min=1e-3)
             own = look.z[agrees] / maps.focal[other]
-            finer = coarse[other] * own / there
-            # Of equals the first view has the place.
-            finest[rows[finer < fineness[rows] * (1 if other < view else 0.999)]] = False
+            theirs = levels(coarse[other] * own / least[other].view(-1)[look.corner[agrees]])
+            finest[rows[theirs < level[rows] + (other < view)]] = False
             w = (trust[other] * (there / own.square()).square())[:, None]
             seen = maps.eyes[other] + (xyz[rows] - maps.eyes[other]) / ratio[agrees, None]
             place[rows] += w * seen
