@@ -84,6 +84,14 @@ class GLDExportGLB(io.ComfyNode):
                 io.Boolean.Input(
                     "show_cameras", default=False, tooltip="If on: the cameras are drawn as wire pyramids."
                 ),
+                io.Boolean.Input(
+                    "compact",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="If on: positions are rounded to 16 bits of the scene's size, for a smaller file. Programs "
+                    "need KHR_mesh_quantization to open it.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
@@ -100,14 +108,23 @@ class GLDExportGLB(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, geometry, cameras, min_confidence, keep_at_least, confirmed_by, max_points, kind, show_cameras=False
+        cls,
+        geometry,
+        cameras,
+        min_confidence,
+        keep_at_least,
+        confirmed_by,
+        max_points,
+        kind,
+        show_cameras=False,
+        compact=False,
     ):
         maps = selected(geometry, cameras, min_confidence, keep_at_least, confirmed_by)
         parts = glb_parts(maps, kind["kind"], kind.get("voxel", 0.0), max_points, host.progress_bar())
         made = describe(parts, kind.get("voxel"))
         name = f"gld_{uuid4().hex}.glb"
         path = os.path.join(folder_paths.get_temp_directory(), name)
-        write_scene_glb(path, maps, parts, geometry.get("gld_sources", 0), show_cameras)
+        write_scene_glb(path, maps, parts, geometry.get("gld_sources", 0), show_cameras, compact, page=True)
         host.say(made, cls.hidden.unique_id)
         return io.NodeOutput(
             Types.File3D(path, "glb"), ui={"3d": [{"filename": name, "subfolder": "", "type": "temp"}]}

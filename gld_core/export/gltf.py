@@ -5,7 +5,7 @@ import io
 import json
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def gltf_transform(xyz: Tensor, w2c: Tensor) -> Tensor:
 POINTS, LINES, TRIANGLES = 0, 1, 4
 USHORT, UINT, FLOAT = 5123, 5125, 5126
 VERTICES, INDICES = 34962, 34963
+USHORT_MAX = 65535
 SOURCE_COLOR, TARGET_COLOR = (255, 150, 30), (40, 170, 255)
 
 
@@ -82,10 +83,21 @@ def linear_colors(rgb: Tensor) -> np.ndarray:
     return np.concatenate([table[rgb.numpy()], np.full((len(rgb), 1), 65535, "<u2")], axis=1)
 
 
-class Builder:
-    """A glTF document and its one buffer."""
+def small_pieces(corners: np.ndarray) -> Iterator[np.ndarray]:
+    """Simplices (F, n) in pieces, in their order, each with few enough vertices for 16-bit indices."""
+    if len(np.unique(corners)) < USHORT_MAX:
+        yield corners
+    else:
+        middle = len(corners) // 2
+        yield from small_pieces(corners[:middle])
+        yield from small_pieces(corners[middle:])
 
-    def __init__(self) -> None:
+
+class Builder:
+    """A glTF document and its one buffer. compact, page: as in `glb_bytes`."""
+
+    def __init__(self, compact: bool = False, page: bool = False) -> None:
+        self.compact, self.page = compact, page
         self.buffer = bytearray()
         self.document: dict[str, Any] = {
             "asset": {"version": "2.0", "generator": "gld-novel-views"},
@@ -93,6 +105,9 @@ class Builder:
             "scene": 0,
             "scenes": [{"nodes": []}],
         }
+        if compact:
+            self.document["extensionsUsed"].append("KHR_mesh_quantization")
+            self.document["extensionsRequired"] = ["KHR_mesh_quantization"]
 
     def append(self, name: str, item: dict[str, Any]) -> int:
         """Add to one of the document's lists; returns the index."""
@@ -108,9 +123,13 @@ class Builder:
         return self.append("bufferViews", view)
 
     def accessor(self, array: np.ndarray, component: int, target: int, **properties: Any) -> int:
-        """A (P, n) or (P,) array, little endian as it is."""
+        """A (P, n) or (P,) array, little endian as it is; rows are padded to 4 bytes, as glTF wants vertices."""
         kind = "SCALAR" if array.ndim == 1 else f"VEC{array.shape[1]}"
-        view = self.view(array.tobytes(), target=target)
+        stride = {}
+        if array.ndim == 2 and array.strides[0] % 4:
+            array = np.pad(array, ((0, 0), (0, 1)))
+            stride = {"byteStride": array.strides[0]}
+        view = self.view(array.tobytes(), target=target, **stride)
         item = {"bufferView": view, "componentType": component, "count": len(array), "type": kind, **properties}
         return self.append("accessors", item)
 
@@ -122,43 +141,70 @@ class Builder:
         if texture is not None:
             file = io.BytesIO()
             Image.fromarray(to_bytes(texture.nan_to_num(0))).save(file, format="JPEG", quality=92)
-            text = base64.b64encode(file.getvalue()).decode()
-            image = self.append("images", {"uri": f"data:image/jpeg;base64,{text}"})
+            if self.page:
+                text = base64.b64encode(file.getvalue()).decode()
+                image = self.append("images", {"uri": f"data:image/jpeg;base64,{text}"})
+            else:
+                image = self.append("images", {"bufferView": self.view(file.getvalue()), "mimeType": "image/jpeg"})
             sampler = self.append("samplers", {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071})
             shading["baseColorTexture"] = {"index": self.append("textures", {"source": image, "sampler": sampler})}
         unlit = {"extensions": {"KHR_materials_unlit": {}}, "doubleSided": True}
         return self.append("materials", {"pbrMetallicRoughness": shading, **unlit})
 
     def add(self, part: PointCloud | Mesh | Lines, matrix: Tensor) -> None:
-        """A node with one primitive; coordinates go through `matrix` (4, 4). What is not finite is left out."""
+        """A node with one primitive, or several where 16 bits do not reach; coordinates go through `matrix` (4, 4).
+        What is not finite is left out.
+        """
         matrix = matrix.double()
         moved = part.xyz.detach().cpu().double() @ matrix[:3, :3].T + matrix[:3, 3]
         xyz = moved.float()
         finite = torch.isfinite(xyz).all(dim=1)
         index = {Mesh: "faces", Lines: "segments"}.get(type(part))
         if index is None:
-            used, corners = finite.nonzero()[:, 0], None
+            pieces = [finite.nonzero()[:, 0].numpy()]
         else:
             simplices = getattr(part, index)
-            used, corners = torch.unique(simplices[finite[simplices].all(dim=1)], return_inverse=True)
-        if not len(used):
+            kept = simplices[finite[simplices].all(dim=1)].numpy()
+            pieces = list(small_pieces(kept)) if self.compact else [kept]
+        if not len(pieces[0]):
             return
-        position = xyz[used].numpy().astype("<f4")
-        bounds = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
-        attributes = {"POSITION": self.accessor(position, FLOAT, VERTICES, **bounds)}
-        texture = part.texture if isinstance(part, Mesh) else None
-        if isinstance(part, Mesh) and part.uv is not None:
-            attributes["TEXCOORD_0"] = self.accessor(part.uv[used].numpy().astype("<f4"), FLOAT, VERTICES)
-        if part.rgb is not None:
-            colors = linear_colors(part.rgb[used])
-            attributes["COLOR_0"] = self.accessor(colors, USHORT, VERTICES, normalized=True)
-        mode = POINTS if corners is None else (TRIANGLES if isinstance(part, Mesh) else LINES)
-        primitive = {"attributes": attributes, "mode": mode, "material": self.material(texture)}
-        if corners is not None:
-            primitive["indices"] = self.accessor(corners.flatten().numpy().astype("<u4"), UINT, INDICES)
+        mode = POINTS if index is None else (TRIANGLES if isinstance(part, Mesh) else LINES)
         name = {POINTS: "points", LINES: "cameras", TRIANGLES: "mesh"}[mode]
-        mesh = self.append("meshes", {"name": name, "primitives": [primitive]})
-        self.document["scenes"][0]["nodes"].append(self.append("nodes", {"name": name, "mesh": mesh}))
+        node: dict[str, Any] = {"name": name}
+        position = xyz.numpy().astype("<f4")
+        if self.compact:
+            shown = moved[np.unique(np.concatenate([piece.ravel() for piece in pieces]))]
+            low = shown.amin(0)
+            step = max(float((shown.amax(0) - low).max()) / USHORT_MAX, 1e-30)
+            node |= {"translation": low.tolist(), "scale": [step] * 3}
+            position = ((moved - low) / step).nan_to_num(0).clamp(0, USHORT_MAX).round().numpy().astype("<u2")
+        material = self.material(part.texture if isinstance(part, Mesh) else None)
+        primitives = []
+        for piece in pieces:
+            used, corners = (piece, None) if index is None else np.unique(piece, return_inverse=True)
+            attributes = self.attributes(part, used, position[used])
+            primitives.append({"attributes": attributes, "mode": mode, "material": material})
+            if corners is not None:
+                kind = ("<u2", USHORT) if self.compact else ("<u4", UINT)
+                primitives[-1]["indices"] = self.accessor(corners.ravel().astype(kind[0]), kind[1], INDICES)
+        node["mesh"] = self.append("meshes", {"name": name, "primitives": primitives})
+        self.document["scenes"][0]["nodes"].append(self.append("nodes", node))
+
+    def attributes(self, part: PointCloud | Mesh | Lines, used: np.ndarray, position: np.ndarray) -> dict[str, int]:
+        """The accessors of some vertices (P,) of a part, at `position` (P, 3) as the file holds it."""
+        bounds = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
+        found = {"POSITION": self.accessor(position, USHORT if self.compact else FLOAT, VERTICES, **bounds)}
+        if isinstance(part, Mesh) and part.uv is not None:
+            uv = part.uv.numpy()[used]
+            if self.compact:
+                place = (uv.clip(0, 1) * USHORT_MAX).round().astype("<u2")
+                found["TEXCOORD_0"] = self.accessor(place, USHORT, VERTICES, normalized=True)
+            else:
+                found["TEXCOORD_0"] = self.accessor(uv.astype("<f4"), FLOAT, VERTICES)
+        if part.rgb is not None:
+            colors = linear_colors(part.rgb[torch.from_numpy(used)])
+            found["COLOR_0"] = self.accessor(colors, USHORT, VERTICES, normalized=True)
+        return found
 
     def add_cameras(self, cameras: Cameras, matrix: Tensor, sources: int) -> None:
         """A node with a camera for every view, "source 0000" and so on. glTF has its optical axis in the middle."""
@@ -186,15 +232,23 @@ class Builder:
 
 
 def glb_bytes(
-    parts: Iterable[PointCloud | Mesh | Lines], matrix: Tensor, cameras: Cameras | None = None, sources: int = 0
+    parts: Iterable[PointCloud | Mesh | Lines],
+    matrix: Tensor,
+    cameras: Cameras | None = None,
+    sources: int = 0,
+    compact: bool = False,
+    page: bool = False,
 ) -> bytes:
     """Point clouds, meshes and lines of the world -> a .glb file; `matrix` (4, 4) brings the world to glTF's axes (Y
     up, looking down -Z: `gltf_transform`). Materials are unlit; colours are sRGB in, linear in the file. `cameras` are
-    cameras of the scene that programs can look through, the first `sources` of them named so.
+    cameras of the scene that programs can look through, the first `sources` of them named so. compact: positions in
+    steps of 1/65535 of each part's size (KHR_mesh_quantization), places in textures and indices in 16 bits. page:
+    textures as data URIs; from the buffer a web page takes them by an address of its own (blob:), which ComfyUI's
+    policy forbids where API nodes are switched off.
 
     Raises ValueError where there is nothing finite to show.
     """
-    builder = Builder()
+    builder = Builder(compact, page)
     for part in parts:
         builder.add(part, matrix)
     if not builder.buffer:
@@ -210,7 +264,9 @@ def write_glb(
     matrix: Tensor,
     cameras: Cameras | None = None,
     sources: int = 0,
+    compact: bool = False,
+    page: bool = False,
 ) -> None:
     """`glb_bytes` to a new file. Raises FileExistsError where there is one already."""
     with atomic(path, replace=False) as temporary:
-        temporary.write_bytes(glb_bytes(parts, matrix, cameras, sources))
+        temporary.write_bytes(glb_bytes(parts, matrix, cameras, sources, compact, page))

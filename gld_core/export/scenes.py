@@ -94,14 +94,21 @@ def glb_parts(
 
 
 def write_scene_glb(
-    path: str | Path, maps: PosedDepth, parts: list[PointCloud | Mesh], sources: int, show_cameras: bool
+    path: str | Path,
+    maps: PosedDepth,
+    parts: list[PointCloud | Mesh],
+    sources: int,
+    show_cameras: bool,
+    compact: bool = False,
+    page: bool = False,
 ) -> None:
-    """The parts of `glb_parts` upright and centred, as the first view sees them. show_cameras: as wire pyramids."""
+    """The parts of `glb_parts` upright and centred, as the first view sees them. show_cameras: as wire pyramids.
+    compact, page: as in `glb_bytes`."""
     points = torch.cat([torch.empty(0, 3), *(part.xyz for part in parts)])
     shown: list[PointCloud | Mesh | Lines] = list(parts)
     if show_cameras:
         shown.append(camera_frusta(maps.cameras, 0.03 * scene_diagonal(points), sources))
-    write_glb(path, shown, gltf_transform(points, maps.cameras.w2c[0]), maps.cameras, sources)
+    write_glb(path, shown, gltf_transform(points, maps.cameras.w2c[0]), maps.cameras, sources, compact, page)
 
 
 def scene_ply(maps: PosedDepth, cloud: PointCloud, axes: str) -> bytes:
@@ -185,7 +192,7 @@ class Decoded:
 def export_glb(folder: Path, scene: Decoded, job: Any) -> None:
     maps = scene.maps(job)
     parts = glb_parts(maps, job.kind, job.voxel, job.max_points)
-    write_scene_glb(folder / "scene.glb", maps, parts, scene.sources, job.show_cameras)
+    write_scene_glb(folder / "scene.glb", maps, parts, scene.sources, job.show_cameras, job.compact)
 
 
 def export_ply(folder: Path, scene: Decoded, job: Any) -> None:

@@ -119,6 +119,7 @@ class Job:
     splat_steps: int = setting(200, "int", "steps in which the export splats is fitted to the pictures", 0, 10_000)
     voxel: float = setting(0.0, "float", "exports: voxel size in the cameras' unit; 0: as fine as the pixels", 0, 1000)
     show_cameras: bool = setting(False, "bool", "draw the cameras into the export glb")
+    compact: bool = setting(False, "bool", "round the export glb to 16 bits, for a smaller file")
 
     @property
     def folder_name(self) -> str:
