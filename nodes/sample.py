@@ -237,6 +237,8 @@ def sample_views(
     samples = sampling.sample(
         model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say, speed_up
     )
+    # Without the time that was left.
+    say()
     return {"samples": samples, "gld_level": level, "gld_windows": plan}
 
 

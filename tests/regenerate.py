@@ -121,7 +121,8 @@ def sheet(rows: dict[str, list[Image.Image]], width: int = 280) -> Image.Image:
 def wiring(server: Server, name: str) -> Image.Image:
     with open_pages(server.url) as open_page:
         page = open_page()
-        page.add_style_tag(content=".p-toast, .minimap { display: none }")
+        page.add_style_tag(content=".p-toast { display: none }")
+        page.evaluate("app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
         load(page, name)
         width, height = page.evaluate(FIT, [2200, 960])
         page.wait_for_timeout(3000)

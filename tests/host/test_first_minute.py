@@ -82,7 +82,9 @@ def test_one_photograph_becomes_a_video_that_begins_with_it(server, photograph):
     with av.open(str(path)) as video:
         stream = video.streams.video[0]
         assert (stream.average_rate, sum(1 for _ in video.decode(stream))) == (12, 5)
-    assert "Level 1 with nano: 5 views, 4 steps." in said(result, "sample")
+    shown = said(result, "sample")
+    assert "Level 1 with nano: 5 views, 4 steps." in shown
+    assert "left." in shown and "left." not in shown.split("Level 0 with nano")[-1], "in the end no time is left"
 
 
 def test_generated_source_views_are_one_choice_away(server, photograph):
