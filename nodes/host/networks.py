@@ -21,6 +21,7 @@ from torch import Tensor
 from ...gld_core import checkpoints, flow
 from ...gld_core.autoencoder import Autoencoder, Views
 from ...gld_core.conditioning import conditions
+from ...gld_core.networks import layers
 from ...gld_core.networks.dit import MultiViewDiT, to_network
 from ...gld_core.pipeline import load_autoencoder
 from . import stop_if_cancelled
@@ -39,11 +40,15 @@ TRAINED_VIEWS = 8
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, transformer_options: dict) -> Tensor:
-    """The host's attention. On the CPU, where it is slow by default, PyTorch's, unless a flag of the host asks for
-    another.
+    """The host's attention. On the CPU, where it is slow by default, PyTorch's (in bfloat16 the core's), unless a flag
+    of the host or a node asks for another.
     """
     asked = comfy.cli_args.args.use_split_cross_attention or comfy.cli_args.args.use_quad_cross_attention
-    function = attention_pytorch if q.device.type == "cpu" and not asked else optimized_attention
+    replaced = "optimized_attention_override" in (transformer_options or {})
+    own = q.device.type == "cpu" and not asked
+    if own and not replaced and q.dtype == torch.bfloat16:
+        return layers.attention(q, k, v, transformer_options)
+    function = attention_pytorch if own else optimized_attention
     return function(
         q,
         k,

@@ -15,7 +15,7 @@ from gld_core import flow
 from gld_core.autoencoder import Views
 from gld_core.cameras import Cameras
 from gld_core.conditioning import conditions
-from gld_core.networks import dit
+from gld_core.networks import dit, layers
 from gld_core.networks.dit import MultiViewDiT, split_pair_embedders
 from gld_core.synthetic.random_models import dit_shapes, random_weights
 
@@ -74,6 +74,18 @@ def meant(weights):
 
 def drift(states, meant):
     return torch.tensor([((a - b).norm() / b.norm()).item() for a, b in zip(states, meant, strict=True)])
+
+
+@pytest.mark.parametrize("length", [1, 128, 300])
+def test_attention_in_bfloat16_is_that_of_float32_up_to_its_digits(length):
+    generator = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(2, length, 3, 32, generator=generator).transpose(1, 2) for _ in range(3))
+    weights = (q.double() @ k.double().transpose(-1, -2) / 32**0.5).softmax(dim=-1)
+    with torch.inference_mode():
+        found = layers.attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), None)
+    assert found.dtype == torch.bfloat16
+    meant = weights @ v.double()
+    assert ((found - meant).norm() / meant.norm()).item() < 0.01
 
 
 @pytest.mark.parametrize(

@@ -140,13 +140,15 @@ def test_a_size_far_from_the_models_own_is_remarked_on(server, photograph):
     assert "nano was trained at 126 pixels, but these images have 252" in said(result, "views")
 
 
-def test_more_steps_and_views_than_the_model_is_made_for_are_remarked_on(server, photograph):
-    small, changed = {"long_side": 84}, {"steps": 13, "window": 9, "overlap": 2}
+def test_steps_views_and_samplers_that_the_model_is_not_made_for_are_remarked_on(server, photograph):
+    small = {"long_side": 84}
+    changed = {"steps": 13, "window": 9, "overlap": 2, "sampler_name": "dpmpp_2m"}
     shown = said(server.run(photograph_to_video(estimate=small, move={"number": 8}, sample=changed)), "sample")
     assert "nano needs 4 steps and not 13" in shown
     assert "trained with up to 8 views at a time; here it is 9." in shown
+    assert "dpmpp_2m comes out far off on the schedule gld" in shown
     shown = said(server.run(photograph_to_video(estimate=small, move={"number": 7}, sample={"steps": 12})), "sample")
-    assert "nano needs" not in shown and "trained with" not in shown
+    assert "nano needs" not in shown and "trained with" not in shown and "far off" not in shown
 
 
 def test_an_amount_moves_the_camera_that_much_further(server, photograph):
