@@ -39,7 +39,9 @@ class PatchEncoder(nn.Module):
         """(1, 1 + h*w, E): entry 0 for CLS, the patch part resized in float32."""
         table = self.pos_embed.float()
         grid = table[:, 1:].unflatten(1, (POSITION_GRID, POSITION_GRID)).permute(0, 3, 1, 2)
-        grid = F.interpolate(grid, size=(h, w), mode="bicubic", antialias=True, align_corners=False)
+        # Before PyTorch 2.8, Apple's GPUs have no antialiased bicubic.
+        home = torch.device("cpu") if grid.device.type == "mps" else grid.device
+        grid = F.interpolate(grid.to(home), size=(h, w), mode="bicubic", antialias=True, align_corners=False).to(table)
         return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
 
     def forward(self, images: Tensor, h: int, w: int, transformer_options: dict | None) -> Tensor:

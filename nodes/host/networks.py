@@ -157,6 +157,8 @@ def choose_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
 # float32 whatever the type.
 DIFFUSION_VALUES = {2: 42, 4: 30}
 AUTOENCODER_VALUES = {"backbone": 13_300, "rgb_decoder": 22_500, "gld_head": 46_500, "da3_head": 46_500}
+# Times as much for networks of convolutions on AMD's MIOpen, as the host counts for its own.
+CONVOLUTIONAL, MIOPEN = ("gld_head", "da3_head"), 2.73
 
 
 class Backbone:
@@ -195,7 +197,9 @@ class Backbone:
         patchers = [self.patchers[name] for name in tokens]
         for patcher in patchers:
             checkpoints.check_unchanged(patcher.model)
-        values = sum(AUTOENCODER_VALUES.get(name, 0) * count for name, count in tokens.items())
+        miopen = comfy.model_management.is_amd() and torch.backends.cudnn.enabled
+        factors = dict.fromkeys(CONVOLUTIONAL, MIOPEN) if miopen else {}
+        values = sum(AUTOENCODER_VALUES.get(name, 0) * count * factors.get(name, 1) for name, count in tokens.items())
         memory = values * comfy.model_management.dtype_size(self.autoencoder.dtype)
         comfy.model_management.load_models_gpu(patchers, memory_required=memory)
         self.autoencoder.device = patchers[0].load_device

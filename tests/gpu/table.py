@@ -4,30 +4,40 @@
     python tests/gpu/table.py [--device cuda] [--host]
 
 Under ten minutes on one card. Parity needs the golden bundles in shared/golden beside the repository. --host starts
-ComfyUI with each memory flag (tests/host/test_memory.py). Every row says what was found, what is asked for and whether
-that holds; the command fails where a row does not. On --device cpu only parity and drift run, as a trial of the script.
+ComfyUI with each memory flag, and with --fast and float8 (tests/host/test_memory.py), and once with 4 GB of memory.
+Every row says what was found, what is asked for and whether that holds; the command fails where a row does not. On
+--device cpu the same runs with small networks, as a trial of the script: only parity and drift mean something there.
 """
 
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/core")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/core"), str(ROOT / "tests/bench")]
 
 from conftest import Bundle  # noqa: E402
+from memory import write  # noqa: E402
 
 import gld_core  # noqa: E402
+from gld_core.checkpoints import convert  # noqa: E402
 from gld_core.networks.dit import DiTConfig, MultiViewDiT  # noqa: E402
+from gld_core.synthetic.random_models import write_random_models  # noqa: E402
 
 GOLDEN = ROOT.parent / "shared" / "golden"
 MIB = 2**20
 # (height, width) of eight views, and the card's memory that they have to fit in.
 SIZES = {"504x280": (20, 36, 6 * 1024), "504x504": (36, 36, 8 * 1024)}
+RELEASED = DiTConfig(1536, 768, 28, 2048, 2048, 6, 5461, 256, 14, 0, True)
+# For the trial on a CPU.
+SMALL, SMALL_SIZES = DiTConfig(64, 128, 2, 256, 256, 2, 512, 16, 14, 0, True), {"56x42": (3, 4, 1024)}
+# GB, size: what the whole graph, from photographs to depth, has to finish in.
+GOALS = [(6, "504x280"), (8, "504x504"), (4, "504x280")]
 rows: list[tuple[str, str, str, bool]] = []
 
 
@@ -72,42 +82,46 @@ def results(bundle: Bundle, gld) -> dict[str, torch.Tensor]:
     }
 
 
-def network(dtype: torch.dtype) -> MultiViewDiT:
-    """A level-1 model of the released size with random weights."""
-    config = DiTConfig(1536, 768, 28, 2048, 2048, 6, 5461, 256, 14, 0, True)
-    with torch.device("cuda"):
-        made = MultiViewDiT(config, dtype=dtype, device="cuda").eval().requires_grad_(False)
-        for parameter in made.parameters():
-            parameter.normal_(std=0.02)
+def network(config: DiTConfig, device: str) -> MultiViewDiT:
+    """A level-1 model with random weights in bfloat16."""
+    made = MultiViewDiT(config, dtype=torch.bfloat16, device=device).eval().requires_grad_(False)
+    for parameter in made.parameters():
+        parameter.normal_(std=0.02)
     return made
 
 
-def step(model: MultiViewDiT, h: int, w: int, branches: int = 2):
+def step(model: MultiViewDiT, h: int, w: int, device: str, branches: int = 2):
     """A function that evaluates eight views once."""
-    x = torch.randn(branches, 1536, 8, h, w, device="cuda")
-    source, rays = torch.randn(1, 1536, 2, h, w, device="cuda"), torch.randn(8, 7, 14 * h, 14 * w, device="cuda")
-    prepared = model.prepare(source, rays, torch.eye(4, device="cuda").expand(8, 3, 4, 4))
+    channels = model.config.channels
+    x = torch.randn(branches, channels, 8, h, w, device=device)
+    source, rays = torch.randn(1, channels, 2, h, w, device=device), torch.randn(8, 7, 14 * h, 14 * w, device=device)
+    prepared = model.prepare(source, rays, torch.eye(4, device=device).expand(8, 3, 4, 4))
     batched = {
         name: torch.cat([value] * branches) if torch.is_tensor(value) else value for name, value in prepared.items()
     }
-    times = torch.full((branches,), 0.5, device="cuda")
+    times = torch.full((branches,), 0.5, device=device)
     return lambda evaluate=model: evaluate(x, times, **batched)
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def seconds(run, repeats: int = 5) -> float:
     run()
-    torch.cuda.synchronize()
+    synchronize()
     start = time.perf_counter()
     for _ in range(repeats):
         run()
-    torch.cuda.synchronize()
+    synchronize()
     return (time.perf_counter() - start) / repeats
 
 
-def floor(model: MultiViewDiT, h: int, w: int, branches: int = 2) -> float:
+def floor(model: MultiViewDiT, h: int, w: int, device: str, branches: int = 2) -> float:
     """Time of the evaluation's matrix products alone, at the speed that this card multiplies large matrices with."""
-    n = 8192
-    a, b = (torch.randn(n, n, device="cuda", dtype=model.dtype) for _ in range(2))
+    n = 8192 if device == "cuda" else 1024
+    a, b = (torch.randn(n, n, device=device, dtype=model.dtype) for _ in range(2))
     rate = 2 * n**3 / seconds(lambda: a @ b)
     tokens = branches * 8 * h * w
     weights = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear))
@@ -117,25 +131,49 @@ def floor(model: MultiViewDiT, h: int, w: int, branches: int = 2) -> float:
 
 
 @torch.inference_mode()
-def released_size() -> None:
-    model = network(torch.bfloat16)
-    weights = torch.cuda.memory_allocated() / MIB
-    for name, (h, w, memory) in SIZES.items():
-        run = step(model, h, w)
-        torch.cuda.reset_peak_memory_stats()
-        took, least = seconds(run), floor(model, h, w)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        peak = torch.cuda.max_memory_allocated() / MIB
-        row(f"level 1, bf16, 8 views of {name}, both branches: peak with all weights", peak, memory, "MiB")
-        row(f"level 1, bf16, 8 views of {name}: values per token", (peak - weights) * MIB / (16 * h * w * 4096), 42)
-        row(f"level 1, bf16, 8 views of {name}: time of its matrix products' {least:.3f} s", took / least, 1.6, "times")
-    h, w, _ = SIZES["504x280"]
-    run, compiled = step(model, h, w), torch.compile(model)
+def released_size(device: str) -> None:
+    cuda = device == "cuda"
+    config, sizes = (RELEASED, SIZES) if cuda else (SMALL, SMALL_SIZES)
+    model = network(config, device)
+    weights = torch.cuda.memory_allocated() / MIB if cuda else 0.0
+    for name, (h, w, memory) in sizes.items():
+        run = step(model, h, w, device)
+        took, least = seconds(run), floor(model, h, w, device)
+        row(f"level 1, bf16, 8 views of {name}: time of its matrix products' {least:.3g} s", took / least, 1.6, "times")
+        if cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            run()
+            peak = torch.cuda.max_memory_allocated() / MIB
+            row(f"level 1, bf16, 8 views of {name}, both branches: peak with all weights", peak, memory, "MiB")
+            row(f"level 1, bf16, 8 views of {name}: values per token", (peak - weights) * MIB / (16 * h * w * 4096), 42)
+    h, w, _ = next(iter(sizes.values()))
+    run, compiled = step(model, h, w, device), torch.compile(model)
     plain = run()
     row("torch.compile: difference", error(run(compiled), plain), 0.02)
     row("torch.compile: time of the plain one's", seconds(lambda: run(compiled)) / seconds(run), 1.0, "times")
+
+
+def goals(device: str, host: bool) -> None:
+    """The whole graph in a bounded part of the card's memory, in two steps a level; with host also in ComfyUI."""
+    graph = [sys.executable, str(ROOT / "tests/bench/graph.py"), "--device", device, "--steps", "2", "--models"]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = f"{scratch}/models"
+        if device == "cuda":
+            write(Path(folder))
+            cases = [("library", limit, size, []) for limit, size in GOALS]
+            cases += [("ComfyUI", *GOALS[-1], ["--comfyui"])] if host else []
+        else:
+            write_random_models(f"{scratch}/released")
+            convert(f"{scratch}/released", folder)
+            cases = [("library", None, "56x42", ["--views", "3"])]
+            cases += [("ComfyUI", None, "56x42", ["--views", "3", "--comfyui"])] if host else []
+        for where, limit, size, more in cases:
+            limits = [] if limit is None else ["--limit", str(limit)]
+            done = subprocess.run([*graph, folder, "--size", size, *limits, *more], capture_output=True, text=True)
+            last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1][:150]
+            rows.append((f"whole graph of {size} in the {where}", last, f"{limit} GB", done.returncode == 0))
+            print(*rows[-1][:3], sep=": ", flush=True)
 
 
 def main() -> None:
@@ -147,11 +185,12 @@ def main() -> None:
         parity(args.device)
     else:
         rows.append(("parity", "golden bundles are missing", str(GOLDEN), False))
-    if args.device == "cuda":
-        released_size()
+    if args.device in ("cuda", "cpu"):
+        released_size(args.device)
+        goals(args.device, args.host)
     if args.host:
-        command = [sys.executable, "-m", "pytest", "-q", str(ROOT / "tests/host/test_memory.py"), "-k", "vram_flags"]
-        rows.append(("ComfyUI's memory flags", "", "", subprocess.run(command).returncode == 0))
+        command = [sys.executable, "-m", "pytest", "-q", str(ROOT / "tests/host/test_memory.py"), "-k", "flags or fast"]
+        rows.append(("ComfyUI's memory flags, float8 with --fast", "", "", subprocess.run(command).returncode == 0))
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     print(f"\n{card}, PyTorch {torch.__version__}\n\n| what | found | asked for | holds |\n|---|---|---|---|")
     for what, found, asked, holds in rows:

@@ -162,6 +162,15 @@ report["frequencies are changed"] = network.t_embedder.W is not frequencies
 comfy.model_management.load_models_gpu([tokens])
 report["change of a token afterwards"] = float(network.special_pos_embed_s.mean())
 
+asked: list[float] = []
+kept = comfy.model_management.load_models_gpu, comfy.model_management.is_amd
+comfy.model_management.load_models_gpu = lambda patchers, memory_required: asked.append(memory_required)
+for amd, part in ((False, "gld_head"), (True, "gld_head"), (False, "rgb_decoder"), (True, "rgb_decoder")):
+    comfy.model_management.is_amd = lambda amd=amd: amd
+    backbone.on_device({part: 1000})
+comfy.model_management.load_models_gpu, comfy.model_management.is_amd = kept
+report["AMD's memory over others'"] = [asked[1] / asked[0], asked[3] / asked[2]]
+
 black = dataclasses.replace(views, level1=torch.zeros(N, C, h, w))
 report["colours of nothing"] = previews.fit_colors(previews.photographed(black, torch.zeros(N, 3, h * 14, w * 14)), 1)
 
@@ -174,7 +183,7 @@ def attend(q, *args, low_precision_attention, **settings):
 
 kept, networks.optimized_attention = networks.optimized_attention, attend
 for dtype in (torch.float32, torch.bfloat16):
-    networks.attention(*[torch.zeros(1, 1, 1, 64, dtype=dtype)] * 3, {})
+    networks.attention(*[torch.zeros(1, 1, 1, 64, dtype=dtype, device="meta")] * 3, {})
 networks.optimized_attention = kept
 report["low precision attention"] = allowed
 

@@ -63,6 +63,10 @@ def test_samplings_of_a_flow_work_and_others_are_refused(report):
     assert report["discrete sampling"].startswith("ModelSamplingDiscrete is not for GLD")
 
 
+def test_convolutions_get_more_memory_on_amd(report):
+    assert report["AMD's memory over others'"] == [pytest.approx(2.73), 1]
+
+
 def test_the_backbone_shows_its_models_to_the_host(report):
     shown, loaded = report["models shown to the host"]
     assert shown == loaded > 4
@@ -94,6 +98,21 @@ def test_vram_flags(start_server, models, scene, tmp_path, graph, flag):
     try:
         (server.base / "input" / "room").symlink_to(scene)
         assert server.run(graph()).error is None
+    finally:
+        server.close()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: float8 matrix products were not run on one")
+def test_float8_with_fast(start_server, models, scene, tmp_path, graph, only):
+    """Products of float8 matrices, where the card has them, are as near to those of bfloat16 as float8 weights are."""
+    server = start_server(tmp_path, models, "--fast", "fp8_matrix_mult")
+    try:
+        (server.base / "input" / "room").symlink_to(scene)
+        found, meant = (
+            server.run(only(graph(weight_dtype=name), "save level1")).latent("save level1")
+            for name in ("fp8_e4m3fn", "bf16")
+        )
+        assert 0 < float((found - meant).norm() / meant.norm()) < 0.5
     finally:
         server.close()
 
