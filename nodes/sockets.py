@@ -54,8 +54,10 @@ def indices(text: str, name: str) -> list[int]:
 def check_geometry(geometry: dict) -> None:
     """ValueError unless a DA3_GEOMETRY has depth, pictures and, where there is any, confidence of the same pixels."""
     depth, images, confidence = (geometry.get(name) for name in ("depth", "image", "confidence"))
-    shapes = [tuple(value.shape[:3]) for value in (depth, images, confidence) if torch.is_tensor(value)]
-    if depth is None or images is None or len(set(shapes)) != 1 or depth.ndim != 3 or images.shape[3:] != (3,):
+    given = [value for value in (depth, images, confidence) if value is not None]
+    shapes = [tuple(value.shape[:3]) for value in given if torch.is_tensor(value)]
+    whole = torch.is_tensor(depth) and torch.is_tensor(images) and len(shapes) == len(given)
+    if not whole or len(set(shapes)) != 1 or depth.ndim != 3 or images.shape[3:] != (3,):
         raise ValueError(
             f"The input 'geometry' has depth, image and confidence of shapes {shapes}, not (V, H, W), (V, H, W, 3) and "
             "(V, H, W); take it from Decode GLD Depth or a multi-view Depth Anything 3 node."

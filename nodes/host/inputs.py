@@ -5,7 +5,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from comfy_api.latest import io
+
+from ...gld_core.autoencoder import Views
+from ...gld_core.cameras import Cameras
 
 # Lists of files change, and the nodes find them by themselves.
 FILES = ("scene", "path", "model_name")
@@ -38,8 +42,44 @@ def check_inputs(schema: Iterable[io.Input], values: Mapping[str, Any]) -> None:
             continue
         elif isinstance(entry, io.Int.Input | io.Float.Input):
             check_number(entry, value)
+        elif not KINDS.get(entry.get_io_type(), anything)(value):
+            raise ValueError(
+                f"The input '{entry.id}' is {described(value)}, which is no {entry.get_io_type()}; connect the output "
+                "that it is meant for."
+            )
         elif isinstance(entry, io.Combo.Input) and entry.id not in FILES and value not in entry.options:
             raise ValueError(f"The input '{entry.id}' is {repr(value)[:60]}; give one of the options in its list.")
+
+
+def anything(value: Any) -> bool:
+    return True
+
+
+def is_image(value: Any) -> bool:
+    """(N, H, W, C) with at least one picture in colour."""
+    return torch.is_tensor(value) and value.ndim == 4 and value.shape[-1] >= 3 and value.numel() > 0
+
+
+# Whether a value can be what a socket carries: outputs of any type, as switches of other packs have, are not compared
+# by the host.
+KINDS: dict[str, Callable[[Any], bool]] = {
+    "STRING": lambda value: isinstance(value, str),
+    "BOOLEAN": lambda value: isinstance(value, bool),
+    "IMAGE": is_image,
+    "LATENT": lambda value: isinstance(value, Mapping) and torch.is_tensor(value.get("samples")),
+    "MODEL": lambda value: hasattr(value, "model"),
+    "DA3_GEOMETRY": lambda value: isinstance(value, Mapping),
+    "GLD_BACKBONE": lambda value: hasattr(value, "autoencoder"),
+    "GLD_CAMERAS": lambda value: isinstance(value, Cameras),
+    "GLD_VIEWS": lambda value: isinstance(value, Views),
+}
+
+
+def described(value: Any) -> str:
+    """In a few words, for a message."""
+    if torch.is_tensor(value):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return repr(value)[:60] if isinstance(value, str | int | float | bool) else f"a {type(value).__name__}"
 
 
 def check_number(entry: io.Int.Input | io.Float.Input, value: Any) -> None:

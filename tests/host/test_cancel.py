@@ -74,7 +74,7 @@ def long_work(number: int) -> dict:
             format="COLMAP text",
             view=number,
         ),
-        "room image": node("GLDLoadScene", scene="room", sources="2", targets="", long_side=504),
+        "room image": node("GLDLoadScene", scene="room", sources="2", targets="", long_side=168),
         "views": node("GLDEncodeViews", backbone=["backbone", 0], images=["room image", 0], cameras=["room image", 1]),
         "level1": node("GLDSampleLevel1", model=["model1", 0], views=["views", 0], seed=0, **sampling),
         "level0": node(

@@ -130,6 +130,68 @@ def test_a_wrong_constant_is_refused_before_anything_runs(server, everything, on
     assert words in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "node, name, value",
+    [
+        ("scene", "sources", 2),
+        ("scene", "backbone", "da3"),
+        ("views", "images", "picture.png"),
+        ("views", "cameras", {"c2w": []}),
+        ("level1", "views", 5),
+        ("level1", "model", "da3_level1.pt"),
+        ("rgb", "level1", [1, 2]),
+        ("depth", "images", {}),
+        ("set", "cameras", "orbit"),
+        ("set", "geometry", {"depth": "deep", "image": 3}),
+        ("mesh", "geometry", {}),
+        ("mesh", "geometry", 7),
+        ("mesh", "show_cameras", "no"),
+        ("place", "cameras", []),
+        ("place", "keyframes", "camera"),
+        ("place", "keyframes", {"position": 5}),
+        ("place", "images", 3),
+        ("place", "path", 5),
+        ("place", "path", [1]),
+        ("splats", "geometry", "room"),
+        ("splats", "cameras", 1),
+        ("move", "cameras", {}),
+        ("order", "views", "views"),
+        ("order", "images", 2),
+        ("sample", "level1_model", {}),
+        ("sample", "views", []),
+        ("load cameras", "images", "a"),
+    ],
+)
+def test_a_wire_that_carries_another_kind_is_a_sentence(message, everything, only, node, name, value):
+    """As outputs of any type may, which the host lets into every input."""
+    room = {"geometry": ["room", 0], "cameras": ["room", 1]}
+    selection = {"min_confidence": 1.0, "keep_at_least": 0.0, "confirmed_by": 0}
+    sampling = {"seed": 0, "steps": 1, "cfg": 1.0, "quality": "quick", "sampler_name": "euler", "scheduler": "gld"}
+    models = {"level1_model": ["model1", 0], "level0_model": ["model0", 0]}
+    given = {"source": "json", "source.text": '{"c2w": [], "K": []}', "views": "", "long_side": 0}
+    everything |= {
+        "place": {"class_type": "GLDPlaceCameras", "inputs": {**room, "path": {"version": 1}}},
+        "splats": {"class_type": "GLDMakeSplats", "inputs": {**room, **selection, "max_splats": 1000, "steps": 0}},
+        "move": {
+            "class_type": "GLDMoveCamera",
+            "inputs": {"cameras": ["room", 1], "motion": "orbit", "amount": 1.0, "number": 2},
+        },
+        "order": {
+            "class_type": "GLDOrderViews",
+            "inputs": {"images": ["rgb", 0], "views": ["views", 0], "sources": "woven in"},
+        },
+        "sample": {"class_type": "GLDSample", "inputs": {"views": ["views", 0], **models, **sampling, "shift": 0.0}},
+        "load cameras": {"class_type": "GLDLoadCameras", "inputs": given},
+        "wire": wired(value),
+        "see": {"class_type": "PreviewAny", "inputs": {"source": [node, 0]}},
+    }
+    everything["place"]["inputs"] |= {"sources": 0, "min_confidence": 1.0}
+    everything[node]["inputs"][name] = ["wire", 0]
+    sentence = message(only(everything, node if node in ("mesh", "place") else "see"))
+    assert name.upper() in sentence.upper() or "3D camera" in sentence, sentence
+    assert sentence.endswith(".") and "\n" not in sentence and "' object" not in sentence, sentence
+
+
 def test_a_missing_scene_is_reported_at_its_own_input(server, graph, only):
     with pytest.raises(Exception, match="failed_validation") as refused:
         server.queue(only(graph(scene="no such room"), "save rgb"))
