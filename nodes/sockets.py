@@ -1,5 +1,7 @@
 """Socket types the host does not have, and checks that wired values need before anything is computed."""
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -53,10 +55,10 @@ def indices(text: str, name: str) -> list[int]:
 
 def check_geometry(geometry: dict) -> None:
     """ValueError unless a DA3_GEOMETRY has depth, pictures and, where there is any, confidence of the same pixels."""
-    depth, images, confidence = (geometry.get(name) for name in ("depth", "image", "confidence"))
-    given = [value for value in (depth, images, confidence) if value is not None]
+    given: list[Any] = [geometry.get(name) for name in ("depth", "image", "confidence")]
+    depth, images, confidence = given
     shapes = [tuple(value.shape[:3]) for value in given if torch.is_tensor(value)]
-    whole = torch.is_tensor(depth) and torch.is_tensor(images) and len(shapes) == len(given)
+    whole = len(shapes) == 3 or (len(shapes) == 2 and confidence is None)
     if not whole or len(set(shapes)) != 1 or depth.ndim != 3 or images.shape[3:] != (3,):
         raise ValueError(
             f"The input 'geometry' has depth, image and confidence of shapes {shapes}, not (V, H, W), (V, H, W, 3) and "
