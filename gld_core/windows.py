@@ -1,8 +1,8 @@
 """More views than the networks were trained on: a long path in windows of a few views each.
 
 Every window has all source views and a stretch of the path that overlaps with the one before. What earlier windows
-have made, the sources' generated features included, is held while the new views are sampled, and with two sources or
-more half of the noise of all targets is the same: a window continues its predecessor, and neighbours differ less.
+have made, the sources' generated features included, is held while the new views are sampled, and every view's noise
+is its own part of one noise field, of which targets may have a share in common: a window continues its predecessor.
 Decoding goes window by window too, so the networks never see more than a window's views at once. docs/paths.md says
 what else was tried, and how each did.
 """
@@ -21,7 +21,7 @@ AS_RELEASED = Sampling()
 # Views of a window, sources included, and targets that it shares with the one before. The released models were trained
 # with up to 8 views.
 SIZE, OVERLAP = 12, 2
-# What the targets of a path of several windows have in common, as a share of their noise's variance.
+# For smooth paths: what the targets have in common, as a share of their noise's variance.
 COMMON_NOISE = 0.5
 
 
@@ -70,18 +70,18 @@ def split_into_windows(
     return out
 
 
-def with_common_noise(noise: Tensor, sources: int) -> Tensor:
+def with_common_noise(noise: Tensor, sources: int, share: float = COMMON_NOISE) -> Tensor:
     """Initial noise (V, ...) of which all targets have a share in common: every target but the first is mixed from the
     first one's noise and its own. Of each alone the distribution stays what it was. With one source the noise stays as
     it is: there it decides what is invented, and the same error everywhere costs more than the flicker.
 
     Ge et al., Preserve Your Own Correlation, 2023 (their mixed noise model).
     """
-    if sources == 1:
+    if sources == 1 or share == 0:
         return noise
     out = noise.clone()
-    out[sources + 1 :] *= (1 - COMMON_NOISE) ** 0.5
-    out[sources + 1 :] += COMMON_NOISE**0.5 * noise[sources]
+    out[sources + 1 :] *= (1 - share) ** 0.5
+    out[sources + 1 :] += share**0.5 * noise[sources]
     return out
 
 
@@ -100,16 +100,17 @@ def sample(
     level1: Tensor | None,
     plan: list[Window],
     sampling: Sampling = AS_RELEASED,
+    common_noise: float = 0.0,
 ) -> Tensor:
     """`GLD.sample_level1` (level 1, level1 None) or `GLD.cascade_level0` (level 0) of all views, in windows: (V, C, h,
-    w) float32 on the CPU. With a single window it is what those give; with more, the initial noise becomes that of
-    `with_common_noise`.
+    w) float32 on the CPU. With a single window it is what those give; with more, targets have a share
+    `common_noise` of their noise in common.
 
     The callback counts the steps of all windows; `denoised` is of the window's views.
     """
     noise = sampling.initial_noise(views.latent_shape, level)
     if len(plan) > 1:
-        noise = with_common_noise(noise, len(views.level1))
+        noise = with_common_noise(noise, len(views.level1), common_noise)
     out = torch.empty(views.latent_shape)
     for number, window in enumerate(plan):
         step = None if sampling.callback is None else counted(sampling.callback, number, len(plan))

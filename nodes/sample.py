@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..gld_core import flow
 from ..gld_core.io.images import PATCH
-from ..gld_core.windows import OVERLAP, SIZE, Window, split_into_windows
+from ..gld_core.windows import COMMON_NOISE, OVERLAP, SIZE, Window, split_into_windows
 from . import host
 from .host import networks, sampling
 from .host.inputs import check_inputs, problem
@@ -16,8 +16,12 @@ from .sockets import GLDBackbone, GLDCameras, GLDViews
 
 # Views that the released models were trained with at most.
 TRAINED_VIEWS = 8
-# Views of a window, and targets that it shares with the one before: docs/paths.md.
-LONG_PATHS = {"speed": (SIZE, OVERLAP), "quality": (TRAINED_VIEWS, OVERLAP)}
+# Views of a window, targets that it shares with the one before, common share of the noise: docs/paths.md.
+LONG_PATHS = {
+    "speed": (SIZE, OVERLAP, 0.0),
+    "smooth": (SIZE, OVERLAP, COMMON_NOISE),
+    "quality": (TRAINED_VIEWS, OVERLAP, 0.0),
+}
 STEPS_TOOLTIP = "0 means the model's own number, for the released ones that of the released program."
 
 
@@ -159,8 +163,9 @@ def sampling_inputs(level: str) -> list:
             default="speed",
             optional=True,
             tooltip="How a path with more views than a window is generated. speed: windows of 12 views. With four "
-            "sources this needs a third of the network evaluations of quality. quality: windows of 8 views, the number "
-            "that the released models were trained with, in two thirds of the memory.",
+            "sources this needs a third of the network evaluations of quality. smooth: the same, with half of the "
+            "noise in common, so that neighbouring views differ less; all of them may be a little less right. quality: "
+            "windows of 8 views, the number that the released models were trained with, in two thirds of the memory.",
         ),
     ]
 
@@ -173,7 +178,7 @@ def plan_windows(
     """
     N, V = len(views.level1), len(views.cameras)
     if window == 0:
-        size, overlap = LONG_PATHS[long_paths]
+        size, overlap, _ = LONG_PATHS[long_paths]
         window = max(size, N + overlap + 1)
     if window >= V:
         return [Window(list(range(V)), list(range(V)))]
@@ -235,6 +240,7 @@ def sample_views(
         checked(level1, views, 1, "level1")
     plan = plan_windows(views, window, overlap, closed, long_paths)
     given = None if level1 is None else level1["samples"]
+    common = LONG_PATHS[long_paths][2] if window == 0 else 0.0
     family, cameras = model.model.family, views.cameras
     steps = steps or family.steps
     windows = f", {steps} steps." if len(plan) == 1 else f" in {len(plan)} windows, {len(plan) * steps} steps in all."
@@ -253,7 +259,7 @@ def sample_views(
 
     say()
     samples = sampling.sample(
-        model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say, speed_up
+        model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say, speed_up, common
     )
     # Without the time that was left.
     say()

@@ -53,14 +53,15 @@ def sample(
     shift: float,
     say: Callable[[str], None],
     speed_up: tuple[tuple[float, float], int] | None = None,
+    common_noise: float = 0.0,
 ) -> Tensor:
     """Sample window by window, each the way the stock nodes do: (1, C, V, h, w). What earlier windows have made is held
     by the host's own mask for inpainting, which is `flow.hold_known_views`. A sampling that was interrupted goes on
     after its last finished window if nothing has changed. say: told the time that is left. speed_up: what `sped_up` is
-    to do.
+    to do. common_noise: as in `windows.sample`.
     """
     remaining = TimeLeft(say)
-    settings = (plan, seed, steps, cfg, sampler, scheduler, shift, speed_up)
+    settings = (plan, seed, steps, cfg, sampler, scheduler, shift, speed_up, common_noise)
     wanted = Unfinished(conditioning(views, level1)[2], model, level1, settings)
     if speed_up is not None:
         model = sped_up(model, *speed_up)
@@ -70,7 +71,7 @@ def sample(
     out, first = current.made, current.windows
     noise = comfy.sample.prepare_noise(out, seed)
     if len(plan) > 1:
-        noise = windows.with_common_noise(noise.movedim(2, 0), len(views.level1)).movedim(0, 2)
+        noise = windows.with_common_noise(noise.movedim(2, 0), len(views.level1), common_noise).movedim(0, 2)
     for number, window in list(enumerate(plan))[first:]:
         given = None if level1 is None else level1[:, :, window.views]
         positive, negative, empty = conditioning(windows.part(views, window), given, (number, len(plan)))

@@ -325,7 +325,6 @@ class Strategy:
     def noise(self, scene: Scene, shape, level: int) -> torch.Tensor:
         """Before `windows.sample` mixes in what targets have in common; a carried one comes mixed."""
         noise = Sampling(seed=self.seed).initial_noise(shape, level)
-        windows.COMMON_NOISE = 0.0 if self.carried else self.common
         if not self.carried:
             return noise
         own = Sampling(seed=1).initial_noise(shape, level)
@@ -333,24 +332,25 @@ class Strategy:
         return self.common**0.5 * carried + (1 - self.common) ** 0.5 * own
 
 
-DEFAULT = Strategy(size=windows.SIZE, shared=windows.OVERLAP, common=windows.COMMON_NOISE)
+DEFAULT = Strategy(size=windows.SIZE, shared=windows.OVERLAP)
+SMOOTH = replace(DEFAULT, common=windows.COMMON_NOISE)
 STRATEGIES = {
     "windows of 8, overlap 2 (0.1.0)": Strategy(),
     "windows of 8, overlap 1": Strategy(shared=1),
-    "windows of 12, overlap 2": Strategy(size=12),
+    "windows of 12, overlap 2 (the default)": DEFAULT,
     "windows of 12, overlap 4": Strategy(size=12, shared=4),
     "windows of 16, overlap 2": Strategy(size=16),
-    "windows of 12, half of the noise in common (the default)": DEFAULT,
+    "windows of 12, half of the noise in common (smooth)": SMOOTH,
     "windows of 12, all noise in common": Strategy(size=12, common=1.0),
     "windows of 12, half of the noise carried along the path": Strategy(size=12, common=0.5, carried=True),
-    "windows of 8, half of the noise in common (quality)": Strategy(common=0.5),
+    "windows of 8, half of the noise in common": Strategy(common=0.5),
     "windows of 8, 2 nearest sources, overlap 1": Strategy("nearest", nearest=2, shared=1),
     "windows of 8, 2 nearest sources, overlap 1, half in common": Strategy("nearest", nearest=2, shared=1, common=0.5),
     "anchors first, windows of 8": Strategy("nearest", nearest=2, shared=1, gap=4),
     "anchors first, windows of 12": Strategy("nearest", size=12, nearest=2, shared=2, gap=8),
     "anchors first, windows of 12, half in common": Strategy("nearest", 12, nearest=2, gap=8, common=0.5),
     "windows of 8 that know nothing of each other, another seed": Strategy("alone", shared=0, seed=1),
-    "the default, another seed": replace(DEFAULT, seed=1),
+    "smooth, another seed": replace(SMOOTH, seed=1),
     "together, windows of 12": Strategy(size=12, together=True),
     "together, windows of 12, half in common": Strategy(size=12, together=True, common=0.5),
     "together, windows of 8, 2 nearest sources": Strategy("nearest", nearest=2, together=True),
@@ -395,10 +395,11 @@ def generate(gld, scene: Scene, strategy: Strategy, steps: int, levels: tuple[in
         noise = strategy.noise(scene, views.latent_shape, level)
         given = None if level == 1 else made[1]
         if strategy.together:
-            noise = windows.with_common_noise(noise, scene.sources)
+            noise = windows.with_common_noise(noise, scene.sources, strategy.common)
             made[level] = together(gld, scene, level, views, given, plan, steps, noise)
         else:
-            made[level] = windows.sample(gld, level, views, given, plan, Sampling(steps, noise=noise))
+            common = 0.0 if strategy.carried else strategy.common
+            made[level] = windows.sample(gld, level, views, given, plan, Sampling(steps, noise=noise), common)
     rgb, _ = windows.decode_rgb(gld, views, made[1], made[0], plan)
     return rgb, windows.decode_geometry(gld, views, made[1], made[0], plan).depth, plan
 
