@@ -89,6 +89,8 @@ def read_colmap(path: Path, ignore_distortion: bool = False) -> list[View]:
             lenses[number] = colmap_lens(f"{folder}: camera {number}", camera, ignore_distortion)
         except ValueError as error:
             lenses[number] = str(error)
+    if not images:
+        return []
     quaternions = np.array([image[1] for image in images], dtype=np.float64).reshape(-1, 4)[:, [1, 2, 3, 0]]
     translations = np.array([image[2] for image in images], dtype=np.float64).reshape(-1, 3)
     length = np.linalg.norm(quaternions, axis=1)

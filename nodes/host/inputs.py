@@ -42,10 +42,11 @@ def check_inputs(schema: Iterable[io.Input], values: Mapping[str, Any]) -> None:
             continue
         elif isinstance(entry, io.Int.Input | io.Float.Input):
             check_number(entry, value)
-        elif not KINDS.get(entry.get_io_type(), anything)(value):
+        elif not any(KINDS.get(kind, anything)(value) for kind in entry.get_io_type().split(",")):
+            wanted = entry.get_io_type().replace(",", " or ")
             raise ValueError(
-                f"The input '{entry.id}' is {described(value)}, which is no {entry.get_io_type()}; connect the output "
-                "that it is meant for."
+                f"The input '{entry.id}' is {described(value)}, which is no {wanted}; connect the output that it is "
+                "meant for."
             )
         elif isinstance(entry, io.Combo.Input) and entry.id not in FILES and value not in entry.options:
             raise ValueError(f"The input '{entry.id}' is {repr(value)[:60]}; give one of the options in its list.")
@@ -68,7 +69,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "IMAGE": is_image,
     "LATENT": lambda value: isinstance(value, Mapping) and torch.is_tensor(value.get("samples")),
     "MODEL": lambda value: hasattr(value, "model"),
-    "DA3_GEOMETRY": lambda value: isinstance(value, Mapping),
+    **dict.fromkeys(("DA3_GEOMETRY", "MOGE_GEOMETRY", "LOAD3D_CAMERA"), lambda value: isinstance(value, Mapping)),
     "GLD_BACKBONE": lambda value: hasattr(value, "autoencoder"),
     "GLD_CAMERAS": lambda value: isinstance(value, Cameras),
     "GLD_VIEWS": lambda value: isinstance(value, Views),

@@ -427,6 +427,12 @@ def test_a_name_that_no_file_can_have_is_a_view_without_a_picture(files, tmp_pat
         assert len(read_scene(path, None, (28, 42)).cameras) == 4
 
 
+def test_a_colmap_model_of_no_images_is_a_sentence(tmp_path):
+    colmap_files(tmp_path, images_bin=bytes(8))
+    with pytest.raises(ValueError, match="holds no views"):
+        read_scene(tmp_path)
+
+
 def test_a_folder_whose_file_has_no_frames_is_a_sentence(tmp_path):
     (tmp_path / "transforms.json").write_text('{"frames": []}', encoding="utf-8")
     with pytest.raises(ValueError, match="holds no views"):

@@ -143,6 +143,8 @@ def test_a_wrong_constant_is_refused_before_anything_runs(server, everything, on
         ("depth", "images", {}),
         ("set", "cameras", "orbit"),
         ("set", "geometry", {"depth": "deep", "image": 3}),
+        ("set", "geometry", 7),
+        ("move", "geometry", "deep"),
         ("mesh", "geometry", {}),
         ("mesh", "geometry", 7),
         ("mesh", "show_cameras", "no"),
