@@ -73,7 +73,7 @@ def help_tables(info: dict) -> list[str]:
 
 def breakable(text: str) -> str:
     """Long words may be broken after these signs: the help panel is narrow, and cuts off what does not fit."""
-    return re.sub(r"\S{13,}", lambda word: re.sub(r"([_/,])(?=\w)", r"\1&#8203;", word[0]), text)
+    return re.sub(r"\S{13,}", lambda word: re.sub(r"([_/,]|[a-z](?=[A-Z]))(?=\w)", r"\1&#8203;", word[0]), text)
 
 
 def input_rows(group: dict, indent: str = ""):
