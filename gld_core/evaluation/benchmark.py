@@ -80,10 +80,13 @@ def read_case(path: Path, size: int, sources: Sequence[int] | int, targets: Sequ
     return Case(path.resolve().stem if path.is_file() else path.resolve().name, images, None, cameras, count, order)
 
 
-def render_case(seed: int, sources: Sequence[int] | int, targets: Sequence[int] | None) -> Case:
+def render_case(
+    seed: int, sources: Sequence[int] | int, targets: Sequence[int] | None, size: tuple[int, int] = SIZES[0]
+) -> Case:
+    """Views of a rendered room. size: height and width."""
     chosen, wanted = choose_views(VIEWS, sources, targets)
     order = chosen + wanted
-    images, depth, cameras = render_scene(seed, VIEWS, *SIZES[0], reach=REACH)
+    images, depth, cameras = render_scene(seed, VIEWS, *size, reach=REACH)
     return Case(f"room_{seed:06}", images[order], depth[order], cameras[order], len(chosen), order)
 
 

@@ -1,6 +1,6 @@
 """The table of the small model's card: how good its pictures, depth and cameras are.
 
-    python tests/bench/card.py [--models gld_core/nano] [--rooms 50] [--long 10] [--photographs FOLDER]
+    python tests/bench/card.py [--models gld_core/nano] [--rooms 50] [--long 10] [--large 10] [--photographs FOLDER]
 
 On rooms that it was not trained on, 126x70, views 2 and 7 of ten given, 0, 4, 5 and 9 new, sampled in four steps:
   decoded        the true features of all views, decoded; without level 0: levels 1 to 3 alone
@@ -10,6 +10,7 @@ On rooms that it was not trained on, 126x70, views 2 and 7 of ten given, 0, 4, 5
   49 steps       on the first of the rooms, as many as --long says, beside four steps on the same
   sharpness      mean step between pixels of the new views over that of the true ones
   borders        mean step across borders of patches over the mean step within patches, new views and true ones
+  252x140        the first of the rooms, as many as --large says, in pictures twice as wide and high
   cameras        of views 2, 4, 5 and 7, found in the pictures alone: median error of their rotations and of the
                  directions they lie in, seen from the first
 """
@@ -31,6 +32,7 @@ import gld_core  # noqa: E402
 from gld_core.evaluation.benchmark import Case, nearest_sources, render_case, wrong_cameras  # noqa: E402
 from gld_core.evaluation.metrics import angles, median_scale, psnr, ssim  # noqa: E402
 from gld_core.io.images import fit, read_image  # noqa: E402
+from gld_core.synthetic.rooms import LARGE_SIZE  # noqa: E402
 
 SOURCES, TARGETS = [2, 7], [0, 4, 5, 9]
 FIRST_SEED, HEIGHT, WIDTH, PATCH = 1_000_000, 70, 126, 14
@@ -127,6 +129,19 @@ def measure(gld: gld_core.GLD, case: Case, table: Table, many_steps: bool) -> No
 
 
 @torch.inference_mode()
+def measure_large(gld: gld_core.GLD, case: Case, table: Table) -> None:
+    images, truth = case.images, case.images[N:]
+    views = gld.encode_views(images[:N], case.cameras)
+    level1 = gld.sample_level1(views, steps=STEPS)
+    made = gld.decode_rgb(views, level1, gld.cascade_level0(views, level1, steps=STEPS)).clamp(0, 1)
+    table.add("252x140: decoded from true features, dB", psnr(decoded(gld, images, case.cameras), images).mean())
+    table.add("252x140: sources as sampled, dB", psnr(made[:N], images[:N]).mean())
+    table.add("252x140: targets, dB", psnr(made[N:], truth).mean())
+    table.add("252x140: nearest photograph, dB", psnr(images[nearest_sources(case.cameras, N)], truth).mean())
+    table.add("252x140: borders of targets", borders(made[N:]))
+
+
+@torch.inference_mode()
 def measure_photographs(gld: gld_core.GLD, folder: Path, table: Table) -> None:
     """Six frames of a scene, encoded together."""
     files = sorted(folder.glob("*.png"))[:6]
@@ -141,6 +156,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path(gld_core.__file__).parent / "nano")
     parser.add_argument("--rooms", type=int, default=50, help="number of rooms (default 50)")
     parser.add_argument("--long", type=int, default=10, help="number of rooms also sampled in 49 steps (default 10)")
+    parser.add_argument("--large", type=int, default=10, help="number of rooms also of 252x140 (default 10)")
     parser.add_argument("--photographs", type=Path, help="folder with a folder of frames a scene")
     args = parser.parse_args()
     gld = gld_core.load(args.models, keep=True)
@@ -151,6 +167,8 @@ def main() -> None:
         for number in range(args.rooms):
             case = render_case(FIRST_SEED + number, SOURCES, TARGETS)
             measure(gld, case, table, number < args.long)
+            if number < args.large:
+                measure_large(gld, render_case(FIRST_SEED + number, SOURCES, TARGETS, LARGE_SIZE), table)
             print(f"room {number + 1} of {args.rooms}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         print("Interrupted: the table is of the rooms that were finished.", file=sys.stderr)
