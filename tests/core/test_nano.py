@@ -22,7 +22,7 @@ N = len(SOURCES)
 # As its template has them.
 STEPS = 4
 # Those of the card, less what another processor's rounding may cost.
-SOURCES_DB, PHOTOGRAPHS_DB = 26.5, 27.5
+SOURCES_DB, PHOTOGRAPHS_DB = 28.9, 30.3
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,8 @@ def test_more_steps_cost_little(gld, cases):
     assert quality(gld, cases[:2], steps=32) > quality(gld, cases[:2], steps=STEPS) - 1
 
 
-def test_the_fast_preset_costs_less_than_a_fifth_of_a_decibel(gld, cases):
-    assert quality(gld, cases[:2], solver=FAST) > quality(gld, cases[:2], solver=RELEASED) - 0.2
+def test_the_fast_preset_costs_less_than_a_third_of_a_decibel(gld, cases):
+    assert quality(gld, cases[:2], solver=FAST) > quality(gld, cases[:2], solver=RELEASED) - 0.33
 
 
 def test_depth_and_colour_agree(results, cases):
