@@ -107,6 +107,17 @@ def long_work(number: int) -> dict:
             filename_prefix="cancelled/set",
             **{"format.binary": True},
         ),
+        "video": node(
+            "GLDVideoCameras",
+            cameras=["path", 0],
+            geometry=["room", 0],
+            width=832,
+            height=480,
+            length=81,
+            translation=1.0 + number,
+            sources=2,
+            min_confidence=1.0,
+        ),
         "splats": node("GLDMakeSplats", **ROOM, **SELECTION, max_splats=100_000 + number, steps=4),
     }
 

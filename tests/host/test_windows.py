@@ -127,7 +127,8 @@ def interrupted(server, prompt: dict, steps: int, level: int = 1) -> None:
     value, finished = 0, level == 1
     while not finished or value < steps:
         message = server.messages.get(timeout=60)
-        value = message["data"]["value"] if message["type"] == "progress" else 0
+        sampled = message["type"] == "progress" and message["data"]["node"] in ("both", "level1")
+        value = message["data"]["value"] if sampled else 0
         if not finished and value and value == message["data"]["max"]:
             value, finished = 0, True
     server.post("/interrupt", {})
