@@ -236,8 +236,9 @@ def test_a_soak(server, start_server, tmp_path, graph, only, expected, expected_
                 job.run(client)
                 if client is not other:
                     memory.append(server.rss() / 2**20)
-                if len(memory) % 50 == 0:
-                    print(f"{len(memory)} prompts in {time.time() - started:.0f} s, {memory[-1]:.0f} MiB", flush=True)
+                    if len(memory) % 50 == 0:
+                        seconds = time.time() - started
+                        print(f"{len(memory)} prompts in {seconds:.0f} s, {memory[-1]:.0f} MiB", flush=True)
         except queue.Empty:
             return
         except BaseException as error:
