@@ -134,9 +134,7 @@ class Builder:
         return self.append("accessors", item)
 
     def material(self, texture: Tensor | None) -> int:
-        """Unlit; with a texture (3, H, W), that one as JPEG, as a data URI. From the buffer a web page would take it by
-        an address of its own (blob:), which ComfyUI's policy forbids where API nodes are switched off.
-        """
+        """Unlit; with a texture (3, H, W), that one as JPEG, where `page` puts it."""
         shading: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
         if texture is not None:
             file = io.BytesIO()
