@@ -10,9 +10,6 @@ from .files import natural_order
 from .parsing import Finish, collect, from_opengl, load_json, matrix, number, numbers, pinhole, side
 from .scenes import View, check_count, pixels
 
-# Keyframes of one capture.
-MOST_KEYFRAMES = 20_000
-
 
 def polycam_cameras(folder: Path) -> Path | None:
     """The folder of a Polycam export's camera files, those that Polycam has corrected before those as taken."""
@@ -34,8 +31,7 @@ def read_polycam(cameras: Path) -> list[View]:
     https://github.com/PolyCam/polyform
     """
     files = sorted(cameras.glob("*.json"), key=lambda path: natural_order(path.name))
-    if len(files) > MOST_KEYFRAMES:
-        raise ValueError(f"{cameras} has {len(files)} files, more than the {MOST_KEYFRAMES} that are read.")
+    check_count(len(files), str(cameras))
     return collect(((path.stem, str(path), path) for path in files), polycam_view)
 
 
