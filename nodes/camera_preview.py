@@ -16,7 +16,14 @@ from ..gld_core.geometry.points import PointCloud, even_subset
 from ..gld_core.geometry.reprojection import reproject
 from ..gld_core.io.comfyui import preview_world
 from . import host
-from .sockets import GLDCameras, fitted_geometry, source_geometry_input, sources_geometry
+from .sockets import (
+    GLDCameras,
+    fitted_geometry,
+    seen_confidence_input,
+    source_geometry_input,
+    source_photographs,
+    sources_geometry,
+)
 
 # Depth of a camera's pyramid, as a share of the scene's diagonal.
 FRUSTUM = 0.04
@@ -48,14 +55,7 @@ class GLDPreviewCameras(io.ComfyNode):
                     tooltip="Number of source cameras in 'cameras'. 0 means as many as 'geometry' has views, or "
                     "sources if it is of Decode GLD Depth.",
                 ),
-                io.Float.Input(
-                    "min_confidence",
-                    default=1.0,
-                    min=1.0,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="Minimum confidence: depth below it counts as unseen. The lowest confidence is 1.",
-                ),
+                seen_confidence_input(),
                 io.Int.Input(
                     "max_points",
                     default=100_000,
@@ -110,13 +110,13 @@ class GLDPreviewCameras(io.ComfyNode):
         keep = usable(found.depth, found.depth_conf, min_confidence)
         if not keep.any():
             raise ValueError("All depth is below the minimum confidence; lower 'min_confidence'.")
-        photographs = geometry["image"][:N, ..., :3].cpu().float().nan_to_num().clamp(0, 1)
-        maps = PosedDepth(found.depth, own, keep, photographs.movedim(-1, 1))
+        photographs = source_photographs(geometry["image"], own)
+        maps = PosedDepth(found.depth, own, keep, photographs)
         progress = host.progress_bar()
         pictures, masks = reproject(maps, targets, progress)
         share = masks.mean(dim=(1, 2)) if len(targets) else None
         xyz, spacing = samples(maps)
-        rgb = (photographs * 255).round().byte()
+        rgb = (photographs.movedim(1, -1) * 255).round().byte()
         valid = torch.isfinite(xyz).all(dim=-1)
         xyz, rgb, spacing = xyz[valid], rgb[valid], spacing[valid]
         chosen = even_subset(xyz, max_points, lambda: progress(1, 1))

@@ -25,7 +25,14 @@ from ..gld_core.geometry.reprojection import reproject
 from ..gld_core.io.files import atomic
 from . import host
 from .cameras import keyframe_cameras, keyframe_input, lens_input, lens_remark
-from .sockets import GLDCameras, fitted_geometry, source_geometry_input, sources_geometry
+from .sockets import (
+    GLDCameras,
+    fitted_geometry,
+    seen_confidence_input,
+    source_geometry_input,
+    source_photographs,
+    sources_geometry,
+)
 
 EMPTY = {"version": 1, "keys": [], "views": 24, "ease": "none", "loop": False, "look_at": None, "fps": 8}
 
@@ -83,15 +90,7 @@ class GLDPlaceCameras(io.ComfyNode):
                     tooltip="Number of source cameras in 'cameras'. 0 means as many as 'images' or 'geometry' has "
                     "views, or all cameras if neither is connected.",
                 ),
-                io.Float.Input(
-                    "min_confidence",
-                    default=1.0,
-                    min=1.0,
-                    max=100.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="Minimum confidence: depth below it counts as unseen. The lowest confidence is 1.",
-                ),
+                seen_confidence_input(advanced=True),
                 lens_input(advanced=True),
             ],
             outputs=[
@@ -128,8 +127,7 @@ class GLDPlaceCameras(io.ComfyNode):
         check_scene(own, len(own), None if found is None else depth)
         photographs = None
         if images is not None or geometry is not None:
-            photographs = (geometry["image"] if images is None else images)[: len(own), ..., :3].movedim(-1, 1).cpu()
-            photographs = photographs.float().nan_to_num().clamp(0, 1)
+            photographs = source_photographs(geometry["image"] if images is None else images, own)
         incoming = None if keyframes is None else keyframe_cameras({"": keyframes}, own, lens)
         remark = "" if keyframes is None else lens_remark({"": keyframes}, lens)
         maps = None

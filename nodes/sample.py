@@ -11,11 +11,10 @@ from ..gld_core.windows import COMMON_NOISE, OVERLAP, SIZE, Window, split_into_w
 from . import host
 from .host import networks, sampling
 from .host.inputs import check_inputs, problem
+from .host.networks import TRAINED_VIEWS
 from .host.previews import PhotographedViews, photographed, previews_hint
 from .sockets import GLDBackbone, GLDCameras, GLDViews
 
-# Views that the released models were trained with at most.
-TRAINED_VIEWS = 8
 # Views of a window, targets that it shares with the one before, common share of the noise: docs/paths.md.
 LONG_PATHS = {
     "speed": (SIZE, OVERLAP, 0.0),

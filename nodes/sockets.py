@@ -24,6 +24,18 @@ def source_geometry_input(tooltip: str, optional: bool = False) -> io.MultiType.
     return io.MultiType.Input("geometry", [DA3Geometry, MoGeGeometry], optional=optional, tooltip=tooltip)
 
 
+def seen_confidence_input(**options) -> io.Float.Input:
+    return io.Float.Input(
+        "min_confidence",
+        default=1.0,
+        min=1.0,
+        max=100.0,
+        step=0.01,
+        tooltip="Minimum confidence: depth below it counts as unseen. The lowest confidence is 1.",
+        **options,
+    )
+
+
 def long_side_input() -> io.Int.Input:
     return io.Int.Input(
         "long_side",
@@ -89,6 +101,11 @@ def fitted_geometry(geometry: dict, sources: Cameras) -> dict:
     depth = torch.nn.functional.interpolate(geometry["depth"][None].float().cpu(), (fit.rows, fit.columns))[0]
     depth = depth[:, fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
     return da3_geometry(picture[None], depth, None, sources)
+
+
+def source_photographs(images: Tensor, sources: Cameras) -> Tensor:
+    """The first of images (V, H, W, 3), one for each source, as (N, 3, H, W) in [0, 1] on the CPU."""
+    return images[: len(sources), ..., :3].movedim(-1, 1).cpu().float().nan_to_num().clamp(0, 1)
 
 
 def sources_geometry(geometry: dict, sources: Cameras) -> Geometry:

@@ -15,7 +15,14 @@ from ..gld_core.io.comfyui import wan_camera_embedding
 from ..gld_core.io.images import fit_camera
 from . import host
 from .place import check_sizes, source_count
-from .sockets import GLDCameras, fitted_geometry, source_geometry_input, sources_geometry
+from .sockets import (
+    GLDCameras,
+    fitted_geometry,
+    seen_confidence_input,
+    source_geometry_input,
+    source_photographs,
+    sources_geometry,
+)
 
 # Of camera_embedding.
 MOST_BYTES = 16 * 2**30
@@ -73,16 +80,7 @@ class GLDVideoCameras(io.ComfyNode):
                     "the pictures.",
                     optional=True,
                 ),
-                io.Float.Input(
-                    "min_confidence",
-                    default=1.0,
-                    min=1.0,
-                    max=100.0,
-                    step=0.01,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Minimum confidence: depth below it counts as unseen. The lowest confidence is 1.",
-                ),
+                seen_confidence_input(optional=True, advanced=True),
             ],
             outputs=[
                 io.WanCameraEmbedding.Output(
@@ -138,7 +136,7 @@ class GLDVideoCameras(io.ComfyNode):
         if found is None:
             blocked = ExecutionBlocker("GLD Cameras for Video Models draws its pictures from depth; wire 'geometry'.")
             return io.NodeOutput(embedding, blocked, blocked, blocked, width, height, length)
-        photographs = geometry["image"][:N, ..., :3].movedim(-1, 1).cpu().float().nan_to_num().clamp(0, 1)
+        photographs = source_photographs(geometry["image"], own)
         keep = usable(found.depth, found.depth_conf, min_confidence)
         maps = PosedDepth(found.depth, own, keep, photographs)
         pictures, masks = reproject(maps, frames, host.progress_bar())
