@@ -56,19 +56,6 @@ def edge_counts(faces: np.ndarray) -> np.ndarray:
     return np.unique(pairs, axis=0, return_counts=True)[1]
 
 
-def distance_to_room(seed: int, points: np.ndarray) -> np.ndarray:
-    """(P,) distances of points to the nearest surface of a room, from its shapes' equations."""
-    room = Room(np.random.default_rng(seed))
-    nearest = np.minimum(np.abs(points), np.abs(points - room.size)).min(1)
-    for shape in room.shapes[1:]:
-        local = shape.local(points - shape.centre)
-        beyond = np.abs(local) - shape.half
-        to_box = np.abs(np.linalg.norm(beyond.clip(0), axis=1) + beyond.max(1).clip(None, 0))
-        to_ball = np.abs(np.linalg.norm(local, axis=1) - shape.half[0])
-        nearest = np.minimum(nearest, to_ball if shape.sphere else to_box)
-    return nearest
-
-
 def main() -> None:
     views, side = (int(value) for value in (sys.argv[2:4] + ["80", "252"][len(sys.argv) - 2 :])[:2])
     images, depth, cameras = render_scene(1, views, side, side, samples=1)
@@ -100,10 +87,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+
+    from room_surfaces import distance_to_room
 
     from gld_core.geometry.depth_maps import PosedDepth
     from gld_core.geometry.points import pixel_footprint
-    from gld_core.synthetic.render import Room, render_scene
+    from gld_core.synthetic.render import render_scene
 
     main()

@@ -233,6 +233,22 @@ SLOT = """([kind, name, output]) => {
 }"""
 
 
+def drag(page, start: list, end: tuple) -> None:
+    """A wire by mouse from a slot to a place of the screen."""
+    page.mouse.move(*page.evaluate(SLOT, start))
+    page.mouse.down()
+    page.mouse.move(*end, steps=8)
+    page.mouse.up()
+
+
+def wait_for_output(page, server, pattern: str, before: set) -> None:
+    """Until a file is there that was not before, or for two minutes."""
+    for _ in range(240):
+        page.wait_for_timeout(500)
+        if set((server.base / "output").rglob(pattern)) - before:
+            break
+
+
 def test_from_an_empty_page_to_a_video_takes_12_clicks(server, open_page):
     """By mouse: three things from the node library, two wires, Run. What is typed into the search is not counted."""
     page = open_page(server.url, viewport={"width": 1600, "height": 900})
@@ -256,18 +272,12 @@ def test_from_an_empty_page_to_a_video_takes_12_clicks(server, open_page):
         (("LoadImage", "IMAGE", True), ("", "images", False)),
         (("", "video", True), ("SaveVideo", "video", False)),
     ):
-        page.mouse.move(*page.evaluate(SLOT, list(start)))
-        page.mouse.down()
-        page.mouse.move(*page.evaluate(SLOT, list(end)), steps=8)
-        page.mouse.up()
+        drag(page, list(start), page.evaluate(SLOT, list(end)))
         clicks += 1
     before = set((server.base / "output").rglob("*.mp4"))
     page.get_by_text("Run", exact=True).first.click()
     clicks += 1
-    for _ in range(240):
-        page.wait_for_timeout(500)
-        if set((server.base / "output").rglob("*.mp4")) - before:
-            break
+    wait_for_output(page, server, "*.mp4", before)
     page.screenshot(path=server.base / "clicks.png")
     page.close()
     assert set((server.base / "output").rglob("*.mp4")) - before
@@ -291,12 +301,6 @@ def test_from_an_empty_page_to_a_video_takes_25_clicks_without_the_blueprint(ser
         page.mouse.click(x, y)
         page.wait_for_timeout(300)
 
-    def drag(start: list, end: tuple) -> None:
-        page.mouse.move(*page.evaluate(SLOT, start))
-        page.mouse.down()
-        page.mouse.move(*end, steps=8)
-        page.mouse.up()
-
     page.mouse.dblclick(150, 160)
     choose("Load Image", 150, 160)
     clicks += 3
@@ -310,7 +314,7 @@ def test_from_an_empty_page_to_a_video_takes_25_clicks_without_the_blueprint(ser
         (["GLDDecodeRGB", "images", True], "SaveWEBM", 1300, 400),
     ):
         page.keyboard.down("Shift")
-        drag(start, (x, y))
+        drag(page, start, (x, y))
         page.keyboard.up("Shift")
         choose(name, x, y)
         clicks += 2
@@ -323,17 +327,14 @@ def test_from_an_empty_page_to_a_video_takes_25_clicks_without_the_blueprint(ser
         (["GLDEncodeViews", "views", True], ["GLDDecodeRGB", "views", False]),
         (["GLDSample", "level0", True], ["GLDDecodeRGB", "level0", False]),
     ):
-        drag(start, page.evaluate(SLOT, end))
+        drag(page, start, page.evaluate(SLOT, end))
         clicks += 1
     before = set((server.base / "output").rglob("*.webm"))
     page.screenshot(path=server.base / "clicks_25.png")
     # The tests' server has random weights of da3 too, which a new user has not.
     run_small(page, number=3)
     clicks += 1
-    for _ in range(240):
-        page.wait_for_timeout(500)
-        if set((server.base / "output").rglob("*.webm")) - before:
-            break
+    wait_for_output(page, server, "*.webm", before)
     page.screenshot(path=server.base / "clicks_25_done.png")
     page.close()
     assert set((server.base / "output").rglob("*.webm")) - before

@@ -17,6 +17,9 @@ from gld_core.geometry.mesh import atlas, fuse_mesh, surface_nets, view_meshes
 from gld_core.geometry.points import BITS, even_subset, fuse_points
 from gld_core.synthetic.render import Room, cast, render_scene
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from room_surfaces import distance_to_room  # noqa: E402
+
 SEED, V, H, W = 3, 6, 126, 168
 
 
@@ -33,19 +36,6 @@ def views_of(maps, views):
 def one_camera(focal):
     K = torch.tensor([[focal, 0.0, 20], [0, focal, 20], [0, 0, 1]])
     return Cameras(torch.eye(4)[None], K[None], 40, 40)
-
-
-def distance_to_room(points):
-    """(P,) metres from points to the nearest surface of the room, from its shapes' equations."""
-    room, points = Room(np.random.default_rng(SEED)), points.double().numpy()
-    nearest = np.minimum(np.abs(points), np.abs(points - room.size)).min(1)
-    for shape in room.shapes[1:]:
-        local = shape.local(points - shape.centre)
-        beyond = np.abs(local) - shape.half
-        to_box = np.abs(np.linalg.norm(beyond.clip(0), axis=1) + beyond.max(1).clip(None, 0))
-        to_ball = np.abs(np.linalg.norm(local, axis=1) - shape.half[0])
-        nearest = np.minimum(nearest, to_ball if shape.sphere else to_box)
-    return nearest
 
 
 def seen_surfaces(cameras, samples=3):
@@ -70,7 +60,10 @@ def test_the_fused_scene_lies_within_half_a_percent_of_the_truth_both_ways(scene
     xyz = torch.cat([part.xyz for part in parts])
     if fuse is not fuse_points:
         xyz = torch.cat([xyz, *(part.xyz[part.faces].mean(1) for part in parts)])
-    there, back = distance_to_room(xyz) / size, distance_to(xyz, seen_surfaces(scene.cameras)) / size
+    there, back = (
+        distance_to_room(SEED, xyz.double().numpy()) / size,
+        distance_to(xyz, seen_surfaces(scene.cameras)) / size,
+    )
     print(f"{fuse.__name__}: to the truth {there.mean():.4%} (99 % within {np.quantile(there, 0.99):.4%}), ", end="")
     print(f"from the truth {back.mean():.4%} (99 % within {np.quantile(back, 0.99):.4%})")
     assert there.mean() < 0.0005 and np.quantile(there, 0.99) < 0.005
