@@ -125,7 +125,7 @@ class GLDPreviewCameras(io.ComfyNode):
         page = plan(cameras, N, xyz, rgb, share, spacing)[None]
         report = described(N, masks) if len(targets) else f"{N} sources, no targets"
         host.say(report.splitlines()[0], cls.hidden.unique_id)
-        views = pictures.movedim(1, -1).contiguous()
+        views = pictures.movedim(1, -1)
         if not len(targets):
             views = masks = ExecutionBlocker("There are no targets; add them with Move GLD Camera or Set GLD Cameras.")
         glb = Types.File3D(BytesIO(glb), "glb")

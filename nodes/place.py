@@ -166,7 +166,7 @@ class GLDPlaceCameras(io.ComfyNode):
         pictures, masks = reproject(maps, targets, host.progress_bar())
         report = described(len(own), masks)
         host.say(report.splitlines()[0] + remark, cls.hidden.unique_id)
-        return io.NodeOutput(joined, pictures.movedim(1, -1).contiguous(), masks, report, ui=shown)
+        return io.NodeOutput(joined, pictures.movedim(1, -1), masks, report, ui=shown)
 
 
 def source_count(cameras: Cameras, sources: int, geometry: dict | None, images: Tensor | None) -> int:

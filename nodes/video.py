@@ -27,7 +27,7 @@ from .sockets import (
 # Of camera_embedding.
 MOST_BYTES = 16 * 2**30
 # What Uni3C was trained to see where there is no point.
-GREY = 0.5
+GREY = (0.5, 0.5, 0.5)
 
 
 class GLDVideoCameras(io.ComfyNode):
@@ -139,11 +139,9 @@ class GLDVideoCameras(io.ComfyNode):
         photographs = source_photographs(geometry["image"], own)
         keep = usable(found.depth, found.depth_conf, min_confidence)
         maps = PosedDepth(found.depth, own, keep, photographs)
-        pictures, masks = reproject(maps, frames, host.progress_bar())
-        pictures = pictures.movedim(1, -1).contiguous()
-        pictures[masks == 0] = GREY
+        pictures, masks = reproject(maps, frames, host.progress_bar(), GREY)
         start = fits[0].apply(photographs[first]).movedim(0, -1)[None].contiguous()
-        return io.NodeOutput(embedding, pictures, masks, start, width, height, length)
+        return io.NodeOutput(embedding, pictures.movedim(1, -1), masks, start, width, height, length)
 
 
 def nearest(sources: Cameras, target: Cameras, depth: float) -> int:

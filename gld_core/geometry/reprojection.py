@@ -119,17 +119,24 @@ def bilinear(image: Tensor, place: Tensor) -> Tensor:
     ].T
 
 
-def reproject(sources: PosedDepth, targets: Cameras, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
-    """Pictures (V, 3, H, W) of V targets, HOLE where no source has seen what is there, and (V, H, W) float32: 1 where
-    one has. The sources need their pictures. progress(done, total) is called after each view; what it raises ends the
-    work.
+def reproject(
+    sources: PosedDepth,
+    targets: Cameras,
+    progress: Progress | None = None,
+    hole: tuple[float, float, float] = HOLE,
+) -> tuple[Tensor, Tensor]:
+    """Pictures (V, 3, H, W) of V targets, of the color `hole` where no source has seen what is there, and (V, H, W)
+    float32: 1 where one has. The pictures lie in memory as (V, H, W, 3). The sources need their pictures.
+    progress(done, total) is called after each view; what it raises ends the work.
     """
     surfaces = Surfaces(sources)
     images = [sources.picture(view) for view in range(len(sources))]
-    pictures = torch.tensor(HOLE).view(1, 3, 1, 1).repeat(len(targets), 1, targets.height, targets.width)
-    masks = torch.zeros(len(targets), targets.height, targets.width)
+    # Every view fills its own part: filling all of a long path's takes seconds without a look at progress.
+    pictures = torch.empty(len(targets), targets.height, targets.width, 3).movedim(-1, 1)
+    masks = torch.empty(len(targets), targets.height, targets.width)
     for view in range(len(targets)):
         mask, owner, place = surfaces.seen_from(targets[view])
+        pictures[view] = torch.tensor(hole).view(3, 1, 1)
         masks[view] = mask
         colors = torch.zeros(len(owner), 3)
         for source in owner.unique().tolist():
