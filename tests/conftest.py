@@ -155,6 +155,29 @@ class Server:
             if seen[-1]["type"] == "executing" and data["node"] is None and data["prompt_id"] == prompt_id:
                 return seen
 
+    @contextmanager
+    def paused(self, prompt: dict, node: str, step: int, time: int = 1):
+        """Queue a prompt, which waits after this step of a node's progress, the time-th time it comes, until the end of
+        the `with`; the prompt's id.
+        """
+        self.post("/test/pause", {"node": node, "step": step, "time": time})
+        prompt_id = self.queue(prompt)
+        try:
+            while (message := self.messages.get(timeout=300))["type"] != "test_paused":
+                ended = message["type"] == "executing" and message["data"]["node"] is None
+                assert not ended or message["data"]["prompt_id"] != prompt_id, f"no step {step} of {node}"
+            yield prompt_id
+        finally:
+            self.post("/test/pause", {})
+
+    def interrupted(self, prompt: dict, node: str, step: int, time: int = 1) -> list[dict]:
+        """Interrupt a prompt where `paused` has it wait; the messages from there on."""
+        with self.paused(prompt, node, step, time) as prompt_id:
+            self.post("/interrupt", {})
+        after = self.wait(prompt_id)
+        assert "execution_interrupted" in [kind for kind, _ in self.history(prompt_id)["status"]["messages"]]
+        return after
+
     def history(self, prompt_id: str) -> dict:
         for _ in range(100):
             found = self.get(f"/history/{prompt_id}")

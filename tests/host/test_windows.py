@@ -121,27 +121,12 @@ def test_eighty_views_need_little_more_memory_than_twenty(server, long_path):
     assert grown < 150
 
 
-def interrupted(server, prompt: dict, steps: int, level: int = 1) -> None:
-    """Queue a prompt, and interrupt it after that many sampling steps of level 1, or of level 0 after level 1."""
-    prompt_id = server.queue(prompt)
-    value, finished = 0, level == 1
-    while not finished or value < steps:
-        message = server.messages.get(timeout=60)
-        sampled = message["type"] == "progress" and message["data"]["node"] in ("both", "level1")
-        value = message["data"]["value"] if sampled else 0
-        if not finished and value and value == message["data"]["max"]:
-            value, finished = 0, True
-    server.post("/interrupt", {})
-    server.wait(prompt_id)
-    assert "execution_interrupted" in [kind for kind, _ in server.history(prompt_id)["status"]["messages"]]
-
-
 @pytest.mark.parametrize("seed, change", [(11, {}), (12, {"cfg": 1.4})])
 def test_an_interrupted_path_goes_on_from_its_finished_windows_if_nothing_changed(
     server, only, long_path, seed, change
 ):
     prompt = only(long_path(26, 8, seed=seed, **PLAN), "save level1")
-    interrupted(server, prompt, 20)
+    server.interrupted(prompt, "level1", step=20)
     prompt["level1"]["inputs"] |= change
     again = server.run(prompt)
     values = [m["data"]["value"] for m in again.messages if m["type"] == "progress" and m["data"]["node"] == "level1"]
@@ -167,7 +152,7 @@ def test_a_quick_path_goes_on_in_the_level_that_was_interrupted(server, only, lo
     prompt["save level1"]["inputs"]["samples"] = ["both", 0]
     prompt["save level0"]["inputs"]["samples"] = ["both", 1]
     prompt = only(prompt, "save level1", "save level0")
-    interrupted(server, prompt, 20, level)
+    server.interrupted(prompt, "both", step=20, time=2 - level)
     again = server.run(prompt)
     progress = [m["data"]["value"] for m in again.messages if m["type"] == "progress" and m["data"]["node"] == "both"]
     # Two windows were finished; level 1 has to be done no more where level 0 was interrupted.
@@ -180,13 +165,5 @@ def test_a_quick_path_goes_on_in_the_level_that_was_interrupted(server, only, lo
 
 
 def test_cancel_ends_a_long_path_between_two_steps(server, only, long_path):
-    prompt_id = server.queue(only(long_path(78, 20), "save level1"))
-    value = 0
-    while value < 10:
-        message = server.messages.get(timeout=60)
-        if message["type"] == "progress":
-            value, total = message["data"]["value"], message["data"]["max"]
-    server.post("/interrupt", {})
-    after = [m["data"]["value"] for m in server.wait(prompt_id) if m["type"] == "progress"]
-    assert total == 20 * len(windows.split_into_windows(2, 80)) and max(after, default=value) < 50
-    assert "execution_interrupted" in [kind for kind, _ in server.history(prompt_id)["status"]["messages"]]
+    after = server.interrupted(only(long_path(78, 20), "save level1"), "level1", step=10)
+    assert not [message for message in after if message["type"] == "progress"]

@@ -1,11 +1,14 @@
 """Where the host looks whether the user has cancelled: how long each node goes on between two looks, and a cancel at a
-chosen one.
+chosen one. And a pause of the running prompt at a chosen step of its progress, for as long as a test needs.
 """
 
+import threading
 import time
 
 import comfy.model_management
+import comfy.utils
 import execution
+import torch
 from aiohttp import web
 from server import PromptServer
 
@@ -16,8 +19,12 @@ longest: dict[str, float] = {}
 last: list = [None, 0.0]
 # Cancel at this look of this node.
 cancel: dict = {}
+# Wait after this step of this node's progress, at the time that `time` has come down to.
+pause: dict = {}
+resumed = threading.Event()
 look = comfy.model_management.throw_exception_if_processing_interrupted
 task_done = execution.PromptQueue.task_done
+update_absolute = comfy.utils.ProgressBar.update_absolute
 
 
 def count(node: str | None) -> None:
@@ -43,13 +50,31 @@ def counted_end(*args, **kwargs):
     return task_done(*args, **kwargs)
 
 
+def update_and_pause(bar: comfy.utils.ProgressBar, value: int, *args, **kwargs) -> None:
+    update_absolute(bar, value, *args, **kwargs)
+    server = PromptServer.instance
+    if pause.get("node") == server.last_node_id and pause.get("step") == value:
+        pause["time"] -= 1
+        if pause["time"] == 0:
+            server.send_sync("test_paused", {}, server.client_id)
+            resumed.wait()
+
+
+def work() -> float:
+    """Seconds of processor time that a fixed piece of work takes here and now."""
+    start = time.thread_time()
+    torch.rand(1 << 22, generator=torch.Generator().manual_seed(0)).sort()
+    return time.thread_time() - start
+
+
 def install() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted = counted_look
     execution.PromptQueue.task_done = counted_end
+    comfy.utils.ProgressBar.update_absolute = update_and_pause
 
     @PromptServer.instance.routes.get("/test/looks")
     async def found(request: web.Request) -> web.Response:
-        return web.json_response({"looks": looks, "longest": longest})
+        return web.json_response({"looks": looks, "longest": longest, "work": work()})
 
     @PromptServer.instance.routes.post("/test/looks")
     async def begin(request: web.Request) -> web.Response:
@@ -58,4 +83,12 @@ def install() -> None:
         longest.clear()
         cancel.clear()
         cancel.update(await request.json())
+        return web.json_response({})
+
+    @PromptServer.instance.routes.post("/test/pause")
+    async def wait(request: web.Request) -> web.Response:
+        """A JSON of node, step and time to wait there; an empty one to go on."""
+        pause.clear()
+        pause.update(await request.json())
+        (resumed.clear if pause else resumed.set)()
         return web.json_response({})
