@@ -62,10 +62,11 @@ def dit_shapes(channels: int, widths: tuple[int, int], depths: tuple[int, int], 
 
 
 def random_weights(shapes: Shapes, generator: torch.Generator) -> dict[str, Tensor]:
-    """float16 weights that keep activations near unit size: matrices of deviation 0.9/sqrt(fan in), norms near 1."""
+    """float16 weights that keep activations near unit size: matrices of deviation 0.9/sqrt(fan in), norms near 1. They
+    are made, and stay, where the generator is."""
     weights = {}
     for name, shape in shapes.items():
-        noise = torch.randn(shape, generator=generator)
+        noise = torch.randn(shape, generator=generator, device=generator.device)
         if name.endswith("t_embedder.W"):
             value = noise
         elif name.endswith("gamma"):

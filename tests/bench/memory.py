@@ -34,8 +34,9 @@ def resident(name):
     return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[1]) * 1024
 
 
-def write(folder):
-    generator = torch.Generator().manual_seed(0)
+def write(folder, device="cpu"):
+    """Made on the device, which is faster on a GPU and gives other numbers."""
+    generator = torch.Generator(device).manual_seed(0)
     head = head_shapes(CHANNELS, (96, 192, 384, 768), 128)
     files = {
         "backbone": backbone_shapes(768) | {f"model.head.{name}": shape for name, shape in head.items()},
@@ -47,7 +48,7 @@ def write(folder):
     for part, shapes in files.items():
         path = Path(folder) / f"{checkpoints.LAYOUT['da3'][part]}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.bfloat16() for name, value in random_weights(shapes, generator).items()}
+        weights = {name: value.bfloat16().cpu() for name, value in random_weights(shapes, generator).items()}
         if part.startswith("level"):
             weights |= {
                 name: value.float() for name, value in weights.items() if name.startswith(checkpoints.FLOAT32_NAMES)
