@@ -50,7 +50,8 @@ torch.set_num_threads(1)
 
 
 def server_environment() -> dict[str, str]:
-    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(SITE)}
+    path = os.pathsep.join([str(SITE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
 
 
 class Refused(Exception):
