@@ -148,7 +148,7 @@ def comfyui(args, folder, images, cameras, scratch):
                     print(f"| {running} | {time.perf_counter() - start:.3g} s |", flush=True)
                 running, start = message["data"]["node"], time.perf_counter()
     finally:
-        streamed = re.findall(r"loaded (?:partially|completely);.*", server.log())
+        streamed = re.findall(r"loaded (?:partially|completely);.*|.*[Dd]ynamic ?VRAM.*", server.log())
         print("\n" + "\n".join(streamed))
         server.close()
 
