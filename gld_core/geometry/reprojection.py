@@ -127,10 +127,12 @@ def reproject(
 ) -> tuple[Tensor, Tensor]:
     """Pictures (V, 3, H, W) of V targets, of the color `hole` where no source has seen what is there, and (V, H, W)
     float32: 1 where one has. The pictures lie in memory as (V, H, W, 3). The sources need their pictures.
-    progress(done, total) is called after each view; what it raises ends the work.
+    progress(done, total) is called before the first view and after each; what it raises ends the work.
     """
     surfaces = Surfaces(sources)
     images = [sources.picture(view) for view in range(len(sources))]
+    if progress is not None:
+        progress(0, len(targets))
     # Every view fills its own part: filling all of a long path's takes seconds without a look at progress.
     pictures = torch.empty(len(targets), targets.height, targets.width, 3).movedim(-1, 1)
     masks = torch.empty(len(targets), targets.height, targets.width)
