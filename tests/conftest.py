@@ -90,7 +90,7 @@ class Server:
         self.messages: queue.Queue = queue.Queue()
         self.listening = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self.listen()), daemon=True).start()
-        assert self.listening.wait(30)
+        assert self.listening.wait(300)
 
     def another_page(self) -> "Server":
         """Another page open on the same server."""
@@ -113,11 +113,11 @@ class Server:
         return self.log_path.read_text(encoding="utf-8")
 
     def get(self, path: str):
-        with urllib.request.urlopen(self.url + path, timeout=60) as response:
+        with urllib.request.urlopen(self.url + path, timeout=300) as response:
             return json.load(response)
 
     def get_text(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=60) as response:
+        with urllib.request.urlopen(self.url + path, timeout=300) as response:
             return response.read().decode()
 
     def post(self, path: str, body: dict):
@@ -125,7 +125,7 @@ class Server:
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=300) as response:
                 text = response.read()
                 return json.loads(text) if text else None
         except urllib.error.HTTPError as error:

@@ -370,21 +370,25 @@ def npy_head(shape) -> bytes:
 
 
 def test_a_file_that_claims_too_much_is_refused_at_once(tmp_path):
-    """In a process of its own, so that its memory can be told: at most a second and 200 MB each."""
+    """In a process of its own, so that its memory can be told: at most 200 MB each, and a second of processor time
+    where the piece of work takes 0.4 s. A machine may be slow for a while: what takes long does so three times.
+    """
     paths = [str(path) for path in hostile(tmp_path)]
-    found = subprocess.run([sys.executable, "-c", REFUSED, *paths], capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "host/site")}
+    found = subprocess.run([sys.executable, "-c", REFUSED, *paths], capture_output=True, text=True, env=environment)
     assert found.returncode == 0, found.stderr[-2000:]
     lines = found.stdout.splitlines()
     assert len(lines) == len(paths), found.stdout
     for path, line in zip(paths, lines, strict=True):
         print(Path(path).name, line)
-        sentence, seconds, megabytes = line.rsplit("|", 2)
-        assert len(sentence) < 700 and float(seconds) < 1 and float(megabytes) < 200, (path, line)
+        sentence, works, megabytes = line.rsplit("|", 2)
+        assert len(sentence) < 700 and float(works) < 2.5 and float(megabytes) < 200, (path, line)
 
 
 REFUSED = """
 import sys, time
 from pathlib import Path
+import piece_of_work
 from gld_core.io.cameras import read_scene
 from gld_core.io.scenes import view_numbers
 
@@ -395,16 +399,25 @@ def read(path):
     scene = read_scene(path, None, (28, 42), fov=50.0)
     scene.load([0], []) if scene.posed else scene.photographs([0])
 
-for path in sys.argv[1:]:
-    # The most that was resident starts anew from what is.
-    Path("/proc/self/clear_refs").write_text("5")
-    before, start = resident(False), time.process_time()
+def refused(path):
+    start = time.process_time()
     try:
         read(path)
     except ValueError as error:
-        print(error, time.process_time() - start, resident(True) - before, sep="|")
-    else:
-        sys.exit(f"{path} was read")
+        return str(error), time.process_time() - start
+    sys.exit(f"{path} was read")
+
+work = piece_of_work.seconds()
+for path in sys.argv[1:]:
+    # The most that was resident starts anew from what is.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident(False)
+    sentence, seconds = refused(path)
+    megabytes = resident(True) - before
+    for _ in range(2):
+        if seconds > 2.5 * work:
+            work, seconds = piece_of_work.seconds(), refused(path)[1]
+    print(sentence, seconds / work, megabytes, sep="|")
 """
 
 

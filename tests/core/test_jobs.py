@@ -320,8 +320,9 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(rooms, tmp_path):
             if line.startswith("1 of 3: "):
                 break
         os.kill(process.pid, signal.SIGKILL)
-    assert read_result(tmp_path / "room_0") is not None and not (tmp_path / "room_2").exists()
+    finished = sum(read_result(tmp_path / f"room_{seed}") is not None for seed in range(3))
+    assert 1 <= finished < 3
     done = subprocess.run([*command, "--steps", "12"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 0 and "1 of 3 scenes are finished already" in done.stderr
+    assert done.returncode == 0 and f"{finished} of 3 scenes are finished already" in done.stderr
     assert all(read_result(tmp_path / f"room_{seed}") for seed in range(3))
     assert not list(tmp_path.glob(f".*{PARTIAL}*"))

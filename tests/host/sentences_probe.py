@@ -1,11 +1,13 @@
 """Run by test_first_minute.py with the host's modules and without a server: sentences_probe.py COMFYUI.
 
 What the samplers say about previews in two prompts, and about the time that is left, by a clock that the probe sets.
+And the processor time that the plugin takes to load, beside that of a piece of work.
 """
 
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,15 +20,18 @@ import comfy.options  # noqa: E402
 comfy.options.enable_args_parsing()
 
 import comfy.cli_args  # noqa: E402
+import piece_of_work  # noqa: E402
 from server import PromptServer  # noqa: E402
 
 PromptServer.instance = SimpleNamespace(last_prompt_id="first")
 
+start = time.process_time()
 ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("gld", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
 gld = importlib.util.module_from_spec(spec)
 sys.modules["gld"] = gld
 spec.loader.exec_module(gld)
+loading = time.process_time() - start
 
 from gld.nodes.host import previews, sampling  # noqa: E402
 
@@ -49,4 +54,4 @@ for window in (1, 2):
         clock += 60.0 if window == 1 else 6.0
         tell(step, None, None, 4)
 
-print(json.dumps({"hints": hints, "said": said}))
+print(json.dumps({"hints": hints, "said": said, "loading": loading, "work": piece_of_work.seconds()}))

@@ -70,5 +70,5 @@ def test_comfy_toolkit_runs_it_and_finds_its_results(server, template_inputs, pa
     prompt = quick(client.load_workflow(path), small=path.stem != "GLD photographs to scene")
     for node in prompt.values():
         node["inputs"] |= {"seed": 12} if "seed" in node["inputs"] else {}
-    result = client.wait(client.submit(prompt), max_wait=120, poll_interval=0.2)
+    result = client.wait(client.submit(prompt), max_wait=600, poll_interval=0.2)
     assert result["filenames"]

@@ -59,11 +59,9 @@ def test_a_weight_file_that_is_replaced_in_place_does_not_end_the_server(own_ser
 def test_a_weight_file_that_is_replaced_while_a_prompt_runs_is_refused_when_its_turn_comes(own_server, graph, only):
     """The decoder's turn comes after sampling; reading what the file no longer has would end the server."""
     server = own_server()
-    prompt_id = server.queue(only(graph(**SMALL, steps=20), "save rgb"))
-    while server.messages.get(timeout=60)["type"] != "progress":
-        pass
     path = server.base / "models/gld/pretrained_models/mae_decoder.safetensors"
-    path.write_bytes(path.read_bytes()[:100_000])
+    with server.paused(only(graph(**SMALL), "save rgb"), "level1", step=1) as prompt_id:
+        path.write_bytes(path.read_bytes()[:100_000])
     server.wait(prompt_id)
     found = [data for kind, data in server.history(prompt_id)["status"]["messages"] if kind == "execution_error"]
     assert "mae_decoder.safetensors was changed after it was loaded; load it again" in found[0]["exception_message"]

@@ -2,7 +2,6 @@
 
 import json
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -288,48 +287,6 @@ def test_nothing_that_is_not_finite_reaches_a_file(server, room, graph, only, ki
     data = saved.read_bytes().split(b"end_header\n", 1)[1]
     fields = np.frombuffer(data, np.dtype([("f", "<f4", 6), ("c", "u1", 3)]))
     assert len(fields) > 100 and np.isfinite(fields["f"]).all()
-
-
-def test_a_long_export_is_cancelled_and_leaves_nothing(server, room, only):
-    before = set((server.base / "temp").rglob("*.glb"))
-    prompt_id = server.queue(only(room(kind="mesh", views=40), "glb"))
-    while (message := server.messages.get(timeout=120))["type"] != "progress" or message["data"]["node"] != "glb":
-        pass
-    server.post("/interrupt", {})
-    after = [m["data"]["value"] for m in server.wait(prompt_id) if m["type"] == "progress"]
-    kinds = [kind for kind, _ in server.history(prompt_id)["status"]["messages"]]
-    assert "execution_interrupted" in kinds and max(after, default=0) < 60
-    assert set((server.base / "temp").rglob("*.glb")) == before
-
-
-LONG = {
-    "released points": ("glb", {"kind": "released points"}),
-    "points": ("glb", {"kind": "points"}),
-    "mesh": ("glb", {"kind": "mesh"}),
-    "textured mesh": ("glb", {"kind": "textured mesh"}),
-    "COLMAP": ("dataset", {"format": "COLMAP", "filename_prefix": "cancelled/set"}),
-    "nerfstudio": ("dataset", {"format": "nerfstudio", "filename_prefix": "cancelled/set"}),
-}
-
-
-@pytest.mark.parametrize("moment", ["first", "last"])
-@pytest.mark.parametrize("name", LONG)
-def test_cancelling_ends_long_work_at_once(server, room, only, name, moment):
-    """Two million points: thinning them out, and writing their pictures, took seconds after the last progress."""
-    node, changes = LONG[name]
-    prompt = only(room(views=24, height=238, width=350, max_points=20_000, **changes), node)
-    prompt_id = server.queue(prompt)
-    while True:
-        message = server.messages.get(timeout=240)
-        assert message["type"] != "executing" or message["data"]["node"] is not None, "it ended before"
-        value = message["data"] if message["type"] == "progress" and message["data"]["node"] == node else None
-        if value is not None and (moment == "first" or value["value"] == value["max"]):
-            break
-    start = time.monotonic()
-    server.post("/interrupt", {})
-    server.wait(prompt_id)
-    assert time.monotonic() - start < 3
-    assert not list((server.base / "output/cancelled").glob(".gld*"))
 
 
 def test_views_become_a_video_in_the_order_of_the_path(server, graph, only):

@@ -1,6 +1,5 @@
 """A folder of many large photographs costs what the chosen ones cost."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from gld_core.synthetic.render import render_scene
 VIEWS = 60
 
 
-def processor_seconds(server) -> float:
-    user, system = Path(f"/proc/{server.process.pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+def bytes_read(server) -> int:
+    """By the server since it was started."""
+    return int(Path(f"/proc/{server.process.pid}/io").read_text(encoding="utf-8").split("rchar:")[1].split()[0])
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +39,19 @@ def folders(server):
 def test_two_photographs_of_sixty_cost_what_two_of_three_do(server, folders):
     """And so does another target, for which the sixty are not read either."""
 
-    def seconds(scene: str, sources: str, targets: str, long_side: int) -> float:
-        inputs = {"scene": scene, "sources": sources, "targets": targets, "long_side": long_side}
+    def read(scene: str, sources: str, targets: str) -> int:
+        inputs = {"scene": scene, "sources": sources, "targets": targets, "long_side": 490}
         prompt = {
             "scene": {"class_type": "GLDLoadScene", "inputs": inputs},
             "see": {"class_type": "PreviewAny", "inputs": {"source": ["scene", 1]}},
         }
-        before = processor_seconds(server)
+        before = bytes_read(server)
         assert server.run(prompt).error is None
-        return processor_seconds(server) - before
+        return bytes_read(server) - before
 
-    seconds("chosen", "0, 1", "2", 504)
-    few = min(seconds("chosen", "0, 1", "2", side) for side in (490, 476, 462))
-    first = min(seconds("sixty", "0, 30", "45", side) for side in (490, 476, 462))
-    other = min(seconds("sixty", "0, 30", str(target), 462) for target in (44, 43, 42))
-    print(f"2 of 3 photographs {few:.2f} s, of {VIEWS} {first:.2f} s, with another target {other:.2f} s")
-    assert max(first, other) < 1.2 * few + 0.05
+    read("chosen", "0, 1", "2")
+    few, first = read("chosen", "0, 2", "1"), read("sixty", "0, 30", "45")
+    other = read("sixty", "0, 30", "44")
+    print(f"2 of 3 photographs {few} bytes, of {VIEWS} {first}, with another target {other}")
+    one = (server.base / "input/sixty/00.jpg").stat().st_size
+    assert few > one and max(first, other) < few + one / 4

@@ -38,11 +38,9 @@ NODES = [
 ]
 
 
-def test_it_loads_within_a_second_without_a_warning(server):
+def test_it_loads_without_a_warning(server):
     log = server.log().split("To see the GUI")[0]
-    times = re.findall(r"([\d.]+) seconds(.*): .*/custom_nodes/gld\b", log)
-    assert len(times) == 1 and "IMPORT FAILED" not in times[0][1]
-    assert float(times[0][0]) <= 1.0
+    assert re.findall(r"[\d.]+ seconds(.*): .*/custom_nodes/gld\b", log) == [""]
     assert not [line for line in log.splitlines() if "gld" in line.lower() and ("WARN" in line or "ERROR" in line)]
 
 
