@@ -6,7 +6,7 @@ docs/model.md#the-flow-and-its-sampler
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -155,20 +155,39 @@ def hold_known_views(
     return lambda x, t: velocity(x.index_copy(2, index, t * held + (1 - t) * data), t)
 
 
-def guided(
+@dataclass
+class Remembered:
+    """What the evaluations of one sampling leave for the next: the condition encoder's outputs by branch, with the
+    number of their uses, and whether memory allows both branches in one batch.
+    """
+
+    encoded: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    uses: int = 0
+    batched: bool = True
+
+    def move(self, device: torch.device | str) -> None:
+        """The outputs, to where they wait or to where the network runs."""
+        self.encoded = {
+            name: {key: value.to(device) for key, value in outputs.items()} for name, outputs in self.encoded.items()
+        }
+
+
+def denoiser(
     network: Callable[..., Tensor],
     unconditional: dict[str, Any] | None,
     conditional: dict[str, Any],
     cfg: float,
     solver: Solver = RELEASED,
+    remembered: Remembered | None = None,
 ) -> Callable[[Tensor, float], Tensor]:
-    """Velocity with classifier-free guidance v_u + cfg * (v_c - v_u), both branches in one batch.
+    """The data as estimated from the noisy x at t, with classifier-free guidance, both branches in one batch.
 
     It is computed as ComfyUI's samplers do, so that the results are equal to the bit on the CPU: each branch gives the
     data as estimated, x - t * v, and these are guided.
 
     The branches are what `MultiViewDiT.prepare` returns; unconditional None: no guidance. Where memory does not allow
-    the batch, the branches are evaluated one after the other from then on.
+    the batch, the branches are evaluated one after the other from then on. remembered: for a sampling that is continued
+    with a denoiser of its own.
     """
     given = {"conditional": conditional}
     if unconditional is not None:
@@ -177,34 +196,49 @@ def guided(
             name: torch.cat([unconditional[name], value]) if isinstance(value, Tensor) else value
             for name, value in conditional.items()
         }
-    shared: dict[str, dict[str, Tensor]] = {}
-    uses, batched = 0, True
+    kept = Remembered() if remembered is None else remembered
 
     def evaluate(x: Tensor, t: float, name: str) -> Tensor:
         B = 2 if name == "both" else 1
         # A number, so that a GPU is never waited for.
         times = x.new_full((B,), t)
-        return network(x.expand(B, *x.shape[1:]), times, **given[name], shared=shared[name]).float()
+        shared = kept.encoded[name] if solver.reuse_encoder_for > 1 else None
+        return network(x.expand(B, *x.shape[1:]), times, **given[name], shared=shared).float()
 
-    def velocity(x: Tensor, t: float) -> Tensor:
-        nonlocal shared, uses, batched
+    def denoised(x: Tensor, t: float) -> Tensor:
         guide = unconditional is not None and solver.guidance[0] <= t <= solver.guidance[1]
         while True:
-            names = ["conditional"] if not guide else ["both"] if batched else ["unconditional", "conditional"]
-            if uses % solver.reuse_encoder_for == 0 or list(shared) != names:
-                shared, uses = {name: {} for name in names}, 0
-            uses += 1
+            names = ["conditional"] if not guide else ["both"] if kept.batched else ["unconditional", "conditional"]
+            if kept.uses % solver.reuse_encoder_for == 0 or list(kept.encoded) != names:
+                kept.encoded, kept.uses = {name: {} for name in names}, 0
+            kept.uses += 1
             try:
                 v = torch.cat([evaluate(x, t, name) for name in names])
                 break
             except torch.cuda.OutOfMemoryError:
                 if names != ["both"]:
                     raise
-                batched = False
+                kept.batched = False
         data = x - t * v
         if guide:
             data_u, data_c = data.chunk(2)
             data = data_u + cfg * (data_c - data_u)
-        return (x - data) / t
+        return data
 
-    return velocity
+    return denoised
+
+
+def velocity_to(denoised: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+    """The velocity towards the data that `denoised` estimates."""
+    return lambda x, t: (x - denoised(x, t)) / t
+
+
+def guided(
+    network: Callable[..., Tensor],
+    unconditional: dict[str, Any] | None,
+    conditional: dict[str, Any],
+    cfg: float,
+    solver: Solver = RELEASED,
+) -> Callable[[Tensor, float], Tensor]:
+    """Velocity with classifier-free guidance v_u + cfg * (v_c - v_u), by the `denoiser` of these arguments."""
+    return velocity_to(denoiser(network, unconditional, conditional, cfg, solver))

@@ -111,6 +111,26 @@ class GLD:
         """Cameras of images (V, 3, H, W) in [0, 1] from the images alone, one photograph included."""
         return self.autoencoder.estimate(images).cameras
 
+    def denoiser(
+        self,
+        level: int,
+        views: Views,
+        level1: Tensor | None,
+        sampling: Sampling,
+        remembered: flow.Remembered | None = None,
+    ) -> Callable[[Tensor, float], Tensor]:
+        """The features (1, C, V, h, w) as estimated from noisy ones at a time, on the networks' device."""
+        network, device = self.network(level), self.autoencoder.device
+
+        def branch(conditional: bool) -> dict[str, Any]:
+            source = to_network(views.level1 if level == 1 else views.level0).to(device)
+            given = None if level1 is None else to_network(level1).to(device)
+            cameras = {name: value.to(device) for name, value in conditions(views, level, conditional).items()}
+            return network.prepare(source, **cameras, level1=given)
+
+        guidance = branch(False) if sampling.cfg != 1 else None
+        return flow.denoiser(network, guidance, branch(True), sampling.cfg, sampling.solver, remembered)
+
     @torch.inference_mode()
     def sample(
         self,
@@ -124,17 +144,8 @@ class GLD:
         self.autoencoder.check_views(views)
         times = sampling.times(views.backbone, views.latent_shape[1], len(views.cameras))
         noise = sampling.initial_noise(views.latent_shape, level)
-        network, device = self.network(level), self.autoencoder.device
-
-        def branch(conditional: bool) -> dict[str, Any]:
-            source = to_network(views.level1 if level == 1 else views.level0).to(device)
-            given = None if level1 is None else to_network(level1).to(device)
-            cameras = {name: value.to(device) for name, value in conditions(views, level, conditional).items()}
-            return network.prepare(source, **cameras, level1=given)
-
-        guidance = branch(False) if sampling.cfg != 1 else None
-        velocity = flow.guided(network, guidance, branch(True), sampling.cfg, sampling.solver)
-        x = to_network(noise).to(device, torch.float32)
+        velocity = flow.velocity_to(self.denoiser(level, views, level1, sampling))
+        x = to_network(noise).to(self.autoencoder.device, torch.float32)
         if known:
             held, data = list(known), torch.stack(list(known.values()), dim=1)[None].to(x)
             velocity = flow.hold_known_views(velocity, x, held, data)

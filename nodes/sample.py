@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..gld_core import flow
 from ..gld_core.io.images import PATCH
-from ..gld_core.windows import COMMON_NOISE, OVERLAP, SIZE, Window, split_into_windows
+from ..gld_core.windows import COMMON_NOISE, OVERLAP, SIZE, Window, split_into_windows, spread_windows
 from . import host
 from .host import networks, sampling
 from .host.inputs import check_inputs, problem
@@ -172,13 +172,13 @@ def sampling_inputs(level: str) -> list:
 def plan_windows(
     views: PhotographedViews, window: int = 0, overlap: int = OVERLAP, closed: bool = False, long_paths: str = "speed"
 ) -> list[Window]:
-    """One window where all views fit in. window 0: the size and overlap of the choice, larger where its sources leave
-    no room for a target.
+    """One window where all views fit in. window 0: windows that step together, of the size and overlap of the choice,
+    larger where its sources leave no room for a target; otherwise windows in a row, as in 0.1.0.
     """
     N, V = len(views.level1), len(views.cameras)
     if window == 0:
         size, overlap, _ = LONG_PATHS[long_paths]
-        window = max(size, N + overlap + 1)
+        return spread_windows(N, V, max(size, N + overlap + 1), overlap, closed)
     if window >= V:
         return [Window(list(range(V)), list(range(V)))]
     return split_into_windows(N, V, window, overlap, closed)
@@ -242,7 +242,9 @@ def sample_views(
     common = LONG_PATHS[long_paths][2] if window == 0 else 0.0
     family, cameras = model.model.family, views.cameras
     steps = steps or family.steps
-    windows = f", {steps} steps." if len(plan) == 1 else f" in {len(plan)} windows, {len(plan) * steps} steps in all."
+    together = window == 0 and len(plan) > 1
+    windows = f"{len(plan)} windows that step together" if together else f"{len(plan)} windows"
+    windows = f", {steps} steps." if len(plan) == 1 else f" in {windows}, {len(plan) * steps} steps in all."
     about = [
         f"Level {level} with {family.name}: {len(cameras)} views{windows}",
         family.size_remark(cameras.height, cameras.width),
@@ -258,7 +260,7 @@ def sample_views(
 
     say()
     samples = sampling.sample(
-        model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say, speed_up, common
+        model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say, speed_up, common, together
     )
     # Without the time that was left.
     say()

@@ -95,19 +95,18 @@ def preview_wrapper(executor, noise, latent_image, sampler, sigmas, denoise_mask
     found = [cond for conds in guider.conds.values() for cond in conds if "gld_views" in cond]
     if not found or previews_are_off():
         return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs)
-    views, (window, count) = found[0]["gld_views"], found[0]["gld_window"]
+    views, place = found[0]["gld_views"], found[0]["gld_place"]
     h, w = (size // 14 for size in views.images.shape[-2:])
     colors = fit_colors(views, guider.model_patcher.model.level)
     if colors is None:
         return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs)
-    weight, center = (value.to(guider.model_patcher.load_device) for value in colors)
-    progress = comfy.utils.ProgressBar(count * (len(sigmas) - 1))
+    progress = comfy.utils.ProgressBar(place(0, len(sigmas) - 1)[1])
 
     def with_preview(step, x0, x, total):
         if callback is not None:
             callback(step, x0, x, total)
+        weight, center = (value.to(x0.device) for value in colors)
         picture = preview_image(x0, weight, center, h, w)
-        done = window * total + step + 1
-        progress.update_absolute(done, count * total, ("JPEG", picture, latent_preview.MAX_PREVIEW_RESOLUTION))
+        progress.update_absolute(*place(step, total), ("JPEG", picture, latent_preview.MAX_PREVIEW_RESOLUTION))
 
     return executor(noise, latent_image, sampler, sigmas, denoise_mask, with_preview, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 import math
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.sample
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -19,16 +21,27 @@ from ...gld_core import flow, windows
 from ...gld_core.autoencoder import Views
 from .previews import PhotographedViews
 
+# Steps done and steps in all, of the step of a sampler (from 0) and the number of its steps.
+Place = Callable[[int, int], tuple[int, int]]
 
-def conditioning(views: Views, level1: Tensor | None, window: tuple[int, int] = (0, 1)) -> tuple[list, list, Tensor]:
-    """Positive and negative CONDITIONING and the empty latent (1, C, V, h, w) to sample from. window: which of how many
-    are sampled one after the other, for the progress that a preview comes with.
+# Samplers that carry nothing but x from one step to the next, so that they can go on from there.
+WITHOUT_MEMORY = ("euler", "heun", "dpm_2")
+
+
+def whole(step: int, total: int) -> tuple[int, int]:
+    """The `Place` in a sampling that is all of the work."""
+    return step + 1, total
+
+
+def conditioning(views: Views, level1: Tensor | None, place: Place = whole) -> tuple[list, list, Tensor]:
+    """Positive and negative CONDITIONING and the empty latent (1, C, V, h, w) to sample from. place: for the progress
+    that a preview comes with.
     """
     V, C, *grid = views.latent_shape
     empty = torch.zeros(1, C, V, *grid, device=comfy.model_management.intermediate_device())
     both = []
     for conditional in (True, False):
-        extra = {"gld_views": views, "gld_level1": level1, "gld_conditional": conditional, "gld_window": window}
+        extra = {"gld_views": views, "gld_level1": level1, "gld_conditional": conditional, "gld_place": place}
         # Conditioning nodes of other packs expect a tensor in the first place.
         both.append([[torch.zeros(1, 1, 1), extra]])
     return both[0], both[1], empty
@@ -54,31 +67,58 @@ def sample(
     say: Callable[[str], None],
     speed_up: tuple[tuple[float, float], int] | None = None,
     common_noise: float = 0.0,
+    together: bool = False,
 ) -> Tensor:
-    """Sample window by window, each the way the stock nodes do: (1, C, V, h, w). What earlier windows have made is held
-    by the host's own mask for inpainting, which is `flow.hold_known_views`. A sampling that was interrupted goes on
-    after its last finished window if nothing has changed. say: told the time that is left. speed_up: what `sped_up` is
-    to do. common_noise: as in `windows.sample`.
+    """Sample all views in windows, each the way the stock nodes do: (1, C, V, h, w). A sampling that was interrupted
+    goes on from what is finished if nothing has changed. say: told the time that is left. speed_up: what `sped_up` is
+    to do. common_noise, together: as in `windows.sample`.
     """
-    remaining = TimeLeft(say)
-    settings = (plan, seed, steps, cfg, sampler, scheduler, shift, speed_up, common_noise)
+    settings = (plan, seed, steps, cfg, sampler, scheduler, shift, speed_up, common_noise, together)
     wanted = Unfinished(conditioning(views, level1)[2], model, level1, settings)
     if speed_up is not None:
         model = sped_up(model, *speed_up)
     before = views.unfinished.get(model.model.level)
     current = before if before is not None and before.continues(wanted) else wanted
     views.unfinished[model.model.level] = current
-    out, first = current.made, current.windows
-    noise = comfy.sample.prepare_noise(out, seed)
+    noise = comfy.sample.prepare_noise(wanted.made, seed)
     if len(plan) > 1:
         noise = windows.with_common_noise(noise.movedim(2, 0), len(views.level1), common_noise).movedim(0, 2)
-    for number, window in list(enumerate(plan))[first:]:
+    if scheduler == "gld":
+        sigmas = released_sigmas(model, noise[:, :, plan[0].views], steps, shift)
+    else:
+        sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler, scheduler).sigmas
+    chosen = comfy.samplers.sampler_object(sampler)
+    go_on = sampler in WITHOUT_MEMORY and only_own_wrappers(model)
+    if together and len(plan) > 1:
+        return step_together(model, views, level1, plan, noise, seed, cfg, chosen, sigmas, say, current, go_on)
+    return sample_in_a_row(model, views, level1, plan, noise, seed, cfg, chosen, sigmas, say, current)
+
+
+def sample_in_a_row(
+    model,
+    views: PhotographedViews,
+    level1: Tensor | None,
+    plan,
+    noise: Tensor,
+    seed,
+    cfg,
+    sampler,
+    sigmas,
+    say,
+    current,
+) -> Tensor:
+    """One window after the other. What earlier windows have made is held by the host's own mask for inpainting, which
+    is `flow.hold_known_views`. `current` goes on after its last finished window.
+    """
+    out = current.made
+    remaining = TimeLeft(say, current.done / len(plan))
+    for number, window in list(enumerate(plan))[current.done :]:
         given = None if level1 is None else level1[:, :, window.views]
-        positive, negative, empty = conditioning(windows.part(views, window), given, (number, len(plan)))
-        if scheduler == "gld":
-            sigmas = released_sigmas(model, empty, steps, shift)
-        else:
-            sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler, scheduler).sigmas
+
+        def place(step: int, total: int, number=number) -> tuple[int, int]:
+            return number * total + step + 1, len(plan) * total
+
+        positive, negative, empty = conditioning(windows.part(views, window), given, place)
         held = [row for row, view in enumerate(window.views) if view not in window.new]
         mask = None
         if held:
@@ -89,32 +129,127 @@ def sample(
             model,
             noise[:, :, window.views],
             cfg,
-            comfy.samplers.sampler_object(sampler),
+            sampler,
             sigmas,
             positive,
             negative,
             empty,
             noise_mask=mask,
-            callback=counted(
-                latent_preview.prepare_callback(model, len(sigmas) - 1), number, len(plan), first, remaining
-            ),
+            callback=counted(latent_preview.prepare_callback(model, len(sigmas) - 1), place, remaining),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=seed,
         )
         out[:, :, window.new] = samples[:, :, [window.views.index(view) for view in window.new]].to(out)
-        current.windows = number + 1
+        current.done = number + 1
     return out
+
+
+def step_together(
+    model, views: PhotographedViews, level1: Tensor | None, plan, noise, seed, cfg, sampler, sigmas, say, current, go_on
+) -> Tensor:
+    """All windows at every step, as `windows.step_together`, with any sampler of the host.
+
+    The host loads the model for the first window. Its sampler is then given all views, where latents are between nodes,
+    and each evaluation that it asks for is one of every window, guided as any other. go_on: `current` keeps what each
+    step begins with.
+    """
+    before, steps, count = current.done, len(sigmas) - 1, len(plan)
+    if before == steps:
+        return current.made
+    start = current.made if before else noise
+    local, device = windows.parts(views, plan), model.load_device
+    remaining, bar = TimeLeft(say, before / steps), comfy.utils.ProgressBar(count * steps)
+    # Nodes that remember a branch have to know it again in the next step.
+    names = [{"positive": uuid.uuid4(), "negative": uuid.uuid4()} for _ in plan]
+    finished, evaluated, fresh = before, 0, True
+
+    def place(step: int, total: int) -> tuple[int, int]:
+        return (before + step + 1) * count, count * steps
+
+    def window_conditioning(number: int) -> tuple[list, list, Tensor]:
+        given = None if level1 is None else level1[:, :, plan[number].views]
+        return conditioning(local(number), given, place)
+
+    def begin(executor, guider, sigmas, extra_args, callback, noise, latent, *others):
+        sampling = guider.inner_model.model_sampling
+        if before:
+            sampling.noise_scaling = lambda sigma, noise, *_: noise
+        try:
+            empty = start.new_zeros(()).expand_as(start)
+            return executor(guider, sigmas.to(start.device), extra_args, callback, start, empty, *others)
+        finally:
+            if before:
+                del sampling.noise_scaling
+
+    def evaluate(executor, x, timestep, model_options, seed):
+        nonlocal fresh
+        guider, options = executor.class_obj, model_options["transformer_options"]
+
+        def estimate(number: int, shown: Tensor) -> Tensor:
+            nonlocal evaluated
+            shown, branches = shown.to(device), dict(zip(names[number], window_conditioning(number), strict=False))
+            conds = {
+                name: [cond | {"uuid": names[number][name]} for cond in comfy.sampler_helpers.convert_cond(branch)]
+                for name, branch in branches.items()
+            }
+            guider.conds = comfy.samplers.process_conds(guider.inner_model, shown, conds, device, seed=seed)
+            options["gld_window"] = number
+            data = executor(shown, timestep.to(device), model_options, seed).to(x)
+            evaluated = min(evaluated + 1, count)
+            bar.update_absolute(finished * count + evaluated)
+            remaining(finished * count + evaluated, count * steps)
+            return data
+
+        out = windows.blend(plan, len(views.level1), x, estimate)
+        fresh = all(shared.uses == 1 for shared in options.get(FAST, {}).values())
+        return out
+
+    show = counted(latent_preview.prepare_callback(model, count * steps), place)
+
+    def callback(step, x0, x, total):
+        nonlocal finished, evaluated
+        finished, evaluated = before + step + 1, 0
+        if go_on and fresh:
+            current.made, current.done = x, before + step
+        show(step, x0, x, total)
+
+    patched, wrappers = model.clone(), comfy.patcher_extension.WrappersMP
+    patched.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, "gld_together", begin)
+    patched.add_wrapper_with_key(wrappers.PREDICT_NOISE, "gld_together", evaluate)
+    positive, negative, empty = window_conditioning(0)
+    current.made = comfy.sample.sample_custom(
+        patched,
+        noise[:, :, plan[0].views],
+        cfg,
+        sampler,
+        sigmas[before:],
+        positive,
+        negative,
+        empty,
+        callback=callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    current.done = steps
+    return current.made
+
+
+def only_own_wrappers(model) -> bool:
+    """Whether no other node's wrappers, which may remember something, are in a MODEL."""
+    return all(str(key).startswith("gld_") for kind in model.wrappers.values() for key in kind)
 
 
 @dataclass
 class Unfinished:
-    """The features (1, C, V, h, w) that a sampling has `made` in its first `windows`, and what it was made with."""
+    """What a sampling has `made` so far, and with what: (1, C, V, h, w), the features of its first `done` windows, or
+    where windows step together, what the step after `done` others begins with.
+    """
 
     made: Tensor
     model: Any
     level1: Tensor | None
     settings: tuple
-    windows: int = 0
+    done: int = 0
 
     def continues(self, wanted: "Unfinished") -> bool:
         same = self.model is wanted.model and self.level1 is wanted.level1
@@ -122,29 +257,36 @@ class Unfinished:
 
 
 class TimeLeft:
-    """Says how long the other steps will take, after the first one and then at most every ten seconds."""
+    """Says how long the other steps will take, after the first one and then at most every ten seconds. before: the
+    share of the work that was done before.
+    """
 
-    def __init__(self, say: Callable[[str], None]):
-        self.say, self.start, self.said = say, time.monotonic(), -math.inf
+    def __init__(self, say: Callable[[str], None], before: float):
+        self.say, self.before, self.start, self.said = say, before, time.monotonic(), -math.inf
 
     def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
+        now, share = time.monotonic(), done / total
         if now - self.said < 10 or done == total:
             return
         self.said = now
-        seconds = round((now - self.start) / done * (total - done))
+        seconds = round((now - self.start) / (share - self.before) * (1 - share))
         left = f"{seconds} seconds" if seconds < 120 else f"{round(seconds / 60)} minutes"
         self.say(f"Step {done} of {total}. About {left} left.")
 
 
-def counted(callback: Callable, window: int, count: int, first: int, remaining: TimeLeft) -> Callable:
-    """A sampler's callback that counts the steps of all windows. first: the window that this run began with."""
+def counted(callback: Callable, place: Place, remaining: TimeLeft | None = None) -> Callable:
+    """A sampler's callback that counts the steps of all windows, and says what time is left."""
 
     def with_time(step, x0, x, total):
-        callback(window * total + step, x0, x, count * total)
-        remaining((window - first) * total + step + 1, (count - first) * total)
+        done, of_all = place(step, total)
+        callback(done - 1, x0, x, of_all)
+        if remaining is not None:
+            remaining(done, of_all)
 
     return with_time
+
+
+FAST = "gld_fast"
 
 
 @dataclass
@@ -155,15 +297,21 @@ class SharedEncoder:
     uses: int = 0
     encoded: dict[tuple, dict] = field(default_factory=dict)
 
+    def wait(self, device: torch.device) -> None:
+        """Put the outputs where they wait for the next step, while other windows are evaluated."""
+        for outputs in self.encoded.values():
+            outputs.update({name: value.to(device) for name, value in outputs.items()})
+
 
 def sped_up(model, guidance: tuple[float, float], share: int):
     """A clone of a GLD MODEL that any sampler evaluates as `flow.guided` does with a `flow.Solver` of these settings,
     which take the place of those of an earlier call.
     """
-    patched, wrappers, key = model.clone(), comfy.patcher_extension.WrappersMP, "gld_fast"
+    patched, wrappers = model.clone(), comfy.patcher_extension.WrappersMP
 
     def start(executor, *args, **kwargs):
-        executor.class_obj.model_options["transformer_options"][key] = SharedEncoder()
+        # By window, where windows step together.
+        executor.class_obj.model_options["transformer_options"][FAST] = {}
         return executor(*args, **kwargs)
 
     def evaluate(executor, base_model, conds, x, timestep, model_options):
@@ -173,27 +321,33 @@ def sped_up(model, guidance: tuple[float, float], share: int):
         partly = guidance != (0, 1) and len(conds) == 2
         if guides and partly and not guidance[0] <= timestep.max().item() <= guidance[1]:
             chosen = [cond if i in guides else None for i, cond in enumerate(conds)]
-        shared = model_options["transformer_options"][key]
+        options = model_options["transformer_options"]
+        window = options.get("gld_window")
+        shared = options[FAST].setdefault(window, SharedEncoder())
         branches = [part["uuid"] for cond in chosen if cond for part in cond]
         if shared.uses % share == 0 or branches != shared.branches:
             shared.branches, shared.uses, shared.encoded = branches, 0, {}
         shared.uses += 1
         out = executor(base_model, chosen, x, timestep, model_options)
+        if window is not None:
+            shared.wait(comfy.model_management.intermediate_device())
         # What guidance is taken against is then the same, and makes no difference.
         return [
             out[guides[0]] if given is not None and cond is None else result
             for given, cond, result in zip(conds, chosen, out, strict=True)
         ]
 
-    def network(executor, *args, transformer_options, **kwargs):
-        shared = transformer_options[key].encoded.setdefault(tuple(transformer_options["uuids"]), {})
-        return executor(*args, transformer_options=transformer_options, shared=shared, **kwargs)
+    def network(executor, x, *args, transformer_options, **kwargs):
+        window = transformer_options.get("gld_window")
+        shared = transformer_options[FAST][window].encoded.setdefault(tuple(transformer_options["uuids"]), {})
+        shared.update({name: value.to(x.device) for name, value in shared.items()})
+        return executor(x, *args, transformer_options=transformer_options, shared=shared, **kwargs)
 
     for kind, wrapper in (
         (wrappers.OUTER_SAMPLE, start),
         (wrappers.CALC_COND_BATCH, evaluate),
         (wrappers.DIFFUSION_MODEL, network),
     ):
-        patched.remove_wrappers_with_key(kind, key)
-        patched.add_wrapper_with_key(kind, key, wrapper)
+        patched.remove_wrappers_with_key(kind, FAST)
+        patched.add_wrapper_with_key(kind, FAST, wrapper)
     return patched

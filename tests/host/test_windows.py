@@ -64,14 +64,21 @@ def test_windows_are_the_cores(server, long_path, core, path_views, host_noise):
     assert steps[-1]["value"] == steps[-1]["max"] == 12
 
 
-@pytest.mark.parametrize("choice, size, share", [("speed", 12, 0), ("smooth", 12, 0.5), ("quality", 8, 0)])
+@pytest.mark.parametrize(
+    "choice, size, share, closed", [("speed", 12, 0, False), ("smooth", 12, 0.5, True), ("quality", 8, 0, True)]
+)
 def test_the_choices_of_long_paths_are_the_cores(
-    server, only, long_path, core, path_views, host_noise, choice, size, share
+    server, only, long_path, core, path_views, host_noise, choice, size, share, closed
 ):
-    found = server.run(only(long_path(11, 1, long_paths=choice), "save level1")).latent("save level1")
-    plan = windows.split_into_windows(2, 13, size, 2)
-    meant = windows.sample(core, 1, path_views, None, plan, Sampling(1, noise=host_noise(path_views, 7)), share)
-    assert len(plan) > 1 and relative(found[0].transpose(0, 1), meant) < 1e-5
+    prompt = only(long_path(11, 2, long_paths=choice, closed=closed), "save level1", "save level0")
+    result = server.run(prompt)
+    plan = windows.spread_windows(2, 13, size, 2, closed)
+    sampling = Sampling(2, noise=host_noise(path_views, 7))
+    level1 = windows.sample(core, 1, path_views, None, plan, sampling, share, together=True)
+    level0 = windows.sample(core, 0, path_views, level1, plan, sampling, share, together=True)
+    assert len(plan) > 1
+    assert torch.equal(result.latent("save level1")[0].transpose(0, 1), level1)
+    assert torch.equal(result.latent("save level0")[0].transpose(0, 1), level0)
 
 
 @pytest.mark.parametrize("change", [{"window": 7}, {"overlap": 2}, {"closed": True}], ids=str)
