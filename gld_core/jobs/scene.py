@@ -161,19 +161,24 @@ def make(job: Job, given: Given, gld: GLD, progress: Callable[[str], Callback | 
     cameras, names = place_targets(job, given, gld)
     N, V = len(given.photographs), len(cameras)
     views = gld.encode_views(given.photographs, cameras)
-    window = job.window or max(windows.SIZE, N + job.overlap + 1)
-    if window >= V:
+    together = job.window == 0
+    if together:
+        plan = windows.spread_windows(N, V, max(windows.SIZE, N + job.overlap + 1), job.overlap, job.closed)
+    elif job.window >= V:
         plan = [windows.Window(list(range(V)), list(range(V)))]
     else:
-        plan = windows.split_into_windows(N, V, window, job.overlap, job.closed)
+        plan = windows.split_into_windows(N, V, job.window, job.overlap, job.closed)
     sampling = Sampling(
         job.steps, job.cfg, job.shift, job.seed, comfyui_noise(views.latent_shape, job.seed),
         solver=QUICK if job.fast else RELEASED,
     )  # fmt: skip
-    level1 = windows.sample(gld, 1, views, None, plan, replace(sampling, callback=progress("level 1")))
-    level0 = None
-    if job.cascade:
-        level0 = windows.sample(gld, 0, views, level1, plan, replace(sampling, callback=progress("level 0")))
+
+    def sample(level: int, level1: Tensor | None) -> Tensor:
+        local = replace(sampling, callback=progress(f"level {level}"))
+        return windows.sample(gld, level, views, level1, plan, local, together=together)
+
+    level1 = sample(1, None)
+    level0 = sample(0, level1) if job.cascade else None
     rgb, _ = windows.decode_rgb(gld, views, level1, level0, plan)
     geometry = windows.decode_geometry(gld, views, level1, level0, plan)
     return Decoded(names, cameras, rgb.clamp(0, 1), geometry.depth, geometry.depth_conf, given.photographs)

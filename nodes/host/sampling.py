@@ -195,9 +195,11 @@ def step_together(
             guider.conds = comfy.samplers.process_conds(guider.inner_model, shown, conds, device, seed=seed)
             options["gld_window"] = number
             data = executor(shown, timestep.to(device), model_options, seed).to(x)
-            evaluated = min(evaluated + 1, count)
-            bar.update_absolute(finished * count + evaluated)
-            remaining(finished * count + evaluated, count * steps)
+            evaluated += 1
+            # The sampler's callback counts the last one. A second evaluation in one step is not counted.
+            if evaluated < count:
+                bar.update_absolute(finished * count + evaluated)
+                remaining(finished * count + evaluated, count * steps)
             return data
 
         out = windows.blend(plan, len(views.level1), x, estimate)

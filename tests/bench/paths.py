@@ -1,6 +1,6 @@
 """How a long path is best cut into windows: pictures, drift, seams, flicker, depth and cost of each way.
 
-    python tests/bench/paths.py [--rooms 1] [--sources 1,2,4] [--paths forward,closed] [--no-cascade] [--only 0,2,4]
+    python tests/bench/paths.py [--rooms 1] [--sources 1,2,3,4] [--paths forward,closed] [--no-cascade] [--only 0,2,4]
 
 Paths of 80 views through rendered rooms that the small model has not seen: forward, around an ellipse back to the
 start, to and fro, and around a corner. The sources are views of the path, evenly spread, and the targets the others.
@@ -35,9 +35,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 import gld_core  # noqa: E402
-from gld_core import flow, windows  # noqa: E402
+from gld_core import windows  # noqa: E402
 from gld_core.cameras.motions import scene_depth  # noqa: E402
-from gld_core.conditioning import conditions  # noqa: E402
 from gld_core.evaluation.metrics import psnr  # noqa: E402
 from gld_core.flow import Sampling  # noqa: E402
 from gld_core.geometry.depth_maps import PosedDepth, agreement  # noqa: E402
@@ -301,8 +300,8 @@ def carry_noise(noise: torch.Tensor, cameras, sources: int) -> torch.Tensor:
 @dataclass(frozen=True)
 class Strategy:
     """kind: "chain" of windows with all sources; "nearest": those that overlap most with the new targets; "alone": a
-    chain whose windows do not know of each other. common: the share of the noise's variance that all targets have in
-    common; carried: it moves with the scene. together: all windows step at the same time, and blend where they overlap.
+    chain whose windows do not know of each other; "together": they step together, and blend where they overlap.
+    common: the share of the noise's variance that all targets have in common; carried: it moves with the scene.
     """
 
     kind: str = "chain"
@@ -312,13 +311,14 @@ class Strategy:
     gap: int = 0
     common: float = 0.0
     carried: bool = False
-    together: bool = False
     seed: int = 0
 
     def plan(self, scene: Scene) -> list[windows.Window]:
         closed = scene.kind == "closed"
         if self.kind == "nearest":
             return by_overlap(scene.cameras, scene.sources, self.size, self.nearest, self.shared, self.gap, closed)
+        if self.kind == "together":
+            return windows.spread_windows(scene.sources, VIEWS, self.size, self.shared, closed)
         plan = windows.split_into_windows(scene.sources, VIEWS, self.size, self.shared, closed)
         return [windows.Window(w.views, w.views) for w in plan] if self.kind == "alone" else plan
 
@@ -332,59 +332,29 @@ class Strategy:
         return self.common**0.5 * carried + (1 - self.common) ** 0.5 * own
 
 
-DEFAULT = Strategy(size=windows.SIZE, shared=windows.OVERLAP)
+DEFAULT = Strategy("together", windows.SIZE, windows.OVERLAP)
 SMOOTH = replace(DEFAULT, common=windows.COMMON_NOISE)
 STRATEGIES = {
-    "windows of 8, overlap 2 (0.1.0)": Strategy(),
-    "windows of 8, overlap 1": Strategy(shared=1),
-    "windows of 12, overlap 2 (the default)": DEFAULT,
-    "windows of 12, overlap 4": Strategy(size=12, shared=4),
-    "windows of 16, overlap 2": Strategy(size=16),
-    "windows of 12, half of the noise in common (smooth)": SMOOTH,
-    "windows of 12, all noise in common": Strategy(size=12, common=1.0),
-    "windows of 12, half of the noise carried along the path": Strategy(size=12, common=0.5, carried=True),
-    "windows of 8, half of the noise in common": Strategy(common=0.5),
-    "windows of 8, 2 nearest sources, overlap 1": Strategy("nearest", nearest=2, shared=1),
-    "windows of 8, 2 nearest sources, overlap 1, half in common": Strategy("nearest", nearest=2, shared=1, common=0.5),
+    "windows of 8 in a row (0.1.0)": Strategy(),
+    "windows of 8 in a row, overlap 1": Strategy(shared=1),
+    "windows of 12 in a row": Strategy(size=12),
+    "windows of 12 in a row, overlap 4": Strategy(size=12, shared=4),
+    "windows of 16 in a row": Strategy(size=16),
+    "windows of 12 in a row, half of the noise in common": Strategy(size=12, common=0.5),
+    "windows of 12 in a row, all noise in common": Strategy(size=12, common=1.0),
+    "windows of 12 in a row, half of the noise carried along the path": Strategy(size=12, common=0.5, carried=True),
+    "windows of 8 in a row, 2 nearest sources, overlap 1": Strategy("nearest", nearest=2, shared=1),
+    "the same, half of the noise in common": Strategy("nearest", nearest=2, shared=1, common=0.5),
     "anchors first, windows of 8": Strategy("nearest", nearest=2, shared=1, gap=4),
     "anchors first, windows of 12": Strategy("nearest", size=12, nearest=2, shared=2, gap=8),
     "anchors first, windows of 12, half in common": Strategy("nearest", 12, nearest=2, gap=8, common=0.5),
     "windows of 8 that know nothing of each other, another seed": Strategy("alone", shared=0, seed=1),
-    "smooth, another seed": replace(SMOOTH, seed=1),
-    "together, windows of 12": Strategy(size=12, together=True),
-    "together, windows of 12, half in common": Strategy(size=12, together=True, common=0.5),
-    "together, windows of 8, 2 nearest sources": Strategy("nearest", nearest=2, together=True),
+    "windows of 12 together (the default)": DEFAULT,
+    "windows of 12 together, half of the noise in common (smooth)": SMOOTH,
+    "windows of 8 together (quality)": Strategy("together"),
+    "windows of 12 together, another seed": replace(DEFAULT, seed=1),
+    "windows of 12 together, overlap 4": replace(DEFAULT, shared=4),
 }
-
-
-@torch.inference_mode()
-def together(gld, scene, level, views, level1, plan, steps, noise):
-    """All windows step together: a view's velocity is the mean over the windows that have it, a target's by how far it
-    is from the ends of the window's stretch.
-    """
-    network, velocities, weights = gld.diffusion[level], [], []
-    total = torch.zeros(len(noise))
-    for window in plan:
-        local = windows.part(views, window)
-        source = (local.level1 if level else local.level0).transpose(0, 1)[None]
-        given = None if level1 is None else level1[window.views].transpose(0, 1)[None]
-        branches = [network.prepare(source, **conditions(local, level, full), level1=given) for full in (False, True)]
-        velocities.append(flow.guided(network, *branches, 1.5))
-        N = sum(view < scene.sources for view in window.views)
-        place = torch.arange(len(window.views) - N)
-        weight = torch.cat([torch.ones(N), torch.minimum(place, place.flip(0)) + 1.0])
-        weights.append(weight)
-        total[window.views] += weight
-
-    def velocity(x, t):
-        out = torch.zeros_like(x)
-        for window, one, weight in zip(plan, velocities, weights, strict=True):
-            share = (weight / total[window.views]).view(1, 1, -1, 1, 1)
-            out[:, :, window.views] += share * one(x[:, :, window.views], t)
-        return out
-
-    shift = flow.default_shift("da3", noise.shape[1], max(len(window.views) for window in plan))
-    return flow.integrate(velocity, noise.transpose(0, 1)[None], flow.time_grid(steps, shift))[0].transpose(0, 1)
 
 
 def generate(gld, scene: Scene, strategy: Strategy, steps: int, levels: tuple[int, ...]):
@@ -394,12 +364,8 @@ def generate(gld, scene: Scene, strategy: Strategy, steps: int, levels: tuple[in
     for level in levels:
         noise = strategy.noise(scene, views.latent_shape, level)
         given = None if level == 1 else made[1]
-        if strategy.together:
-            noise = windows.with_common_noise(noise, scene.sources, strategy.common)
-            made[level] = together(gld, scene, level, views, given, plan, steps, noise)
-        else:
-            common = 0.0 if strategy.carried else strategy.common
-            made[level] = windows.sample(gld, level, views, given, plan, Sampling(steps, noise=noise), common)
+        common, together = 0.0 if strategy.carried else strategy.common, strategy.kind == "together"
+        made[level] = windows.sample(gld, level, views, given, plan, Sampling(steps, noise=noise), common, together)
     rgb, _ = windows.decode_rgb(gld, views, made[1], made[0], plan)
     return rgb, windows.decode_geometry(gld, views, made[1], made[0], plan).depth, plan
 
@@ -424,10 +390,10 @@ def peak_memory(models: Path, size: int, count: int) -> float:
     K = torch.tensor([[90.0, 0, WIDTH / 2], [0, 90, HEIGHT / 2], [0, 0, 1]]).expand(count, 3, 3)
     cameras = gld_core.Cameras(torch.from_numpy(c2w), K, HEIGHT, WIDTH)
     views = gld.encode_views(torch.rand(4, 3, HEIGHT, WIDTH), cameras)
-    plan = windows.split_into_windows(4, count, size, 2)
+    plan = windows.spread_windows(4, count, size, 2)
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    level1 = windows.sample(gld, 1, views, None, plan, Sampling(1))
+    level1 = windows.sample(gld, 1, views, None, plan, Sampling(1), together=True)
     windows.decode_rgb(gld, views, level1, None, plan)
     return status("VmHWM") - before
 
@@ -446,7 +412,7 @@ def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--models", type=Path, default=ROOT / "gld_core" / "nano")
     parse.add_argument("--rooms", type=int, default=1)
-    parse.add_argument("--sources", default="1,2,4")
+    parse.add_argument("--sources", default="1,2,3,4")
     parse.add_argument("--steps", type=int, default=4)
     parse.add_argument("--paths", default=",".join(PATHS))
     parse.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])

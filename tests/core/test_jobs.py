@@ -17,6 +17,7 @@ import trimesh
 from PIL import Image
 
 import gld_core
+from gld_core import windows
 from gld_core.__main__ import main
 from gld_core.checkpoints import NANO
 from gld_core.io.colmap import read_colmap_points
@@ -189,6 +190,23 @@ def test_a_photograph_gets_cameras_and_a_path_in_windows(photograph, gld, tmp_pa
     assert angles[-1] == pytest.approx(20, abs=0.1) and angles == sorted(angles)
     assert len(json.loads((tmp_path / "out" / "transforms.json").read_text(encoding="utf-8"))["frames"]) == 10
     assert (pixels(tmp_path / "out" / "sources" / "photograph.png") == pixels(photograph)).all()
+
+
+def test_windows_of_a_long_path_step_together_unless_their_size_is_given(photograph, gld, monkeypatch):
+    """A circle of 14 views: two windows of 12, of which the last has the first targets too."""
+    sampled, sample = [], windows.sample
+
+    def watched(*given, **how):
+        sampled.append((given[4], how))
+        return sample(*given, **how)
+
+    monkeypatch.setattr(windows, "sample", watched)
+    for window in (0, 12):
+        gld_core.run(Job(str(photograph), number=13, closed=True, window=window, cascade=False, **QUICK), gld=gld)
+    assert sampled == [
+        (windows.spread_windows(1, 14, 12, 2, True), {"together": True}),
+        (windows.split_into_windows(1, 14, 12, 2, True), {"together": False}),
+    ]
 
 
 def test_a_path_is_a_file_of_cameras(rooms, photograph, gld):

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import gld_core
-from gld_core import conditioning, windows
+from gld_core import conditioning, flow, windows
 from gld_core.autoencoder import Geometry
 from gld_core.cameras import Cameras
 from gld_core.cameras.motions import join, targets
 from gld_core.flow import Sampling
-from gld_core.windows import Window, split_into_windows
+from gld_core.windows import Window, split_into_windows, spread_windows
 
 pytestmark = pytest.mark.slow
 
@@ -56,18 +56,44 @@ def test_every_view_is_made_once_and_shared_with_its_neighbours(sources, targets
         assert plan[-1].views[-1] == sources and plan[-1].new[-1] == sources + targets - 1
 
 
-def test_a_window_without_room_is_refused():
+@pytest.mark.parametrize("sources, targets", [(1, 80), (2, 16), (4, 80), (4, 9), (3, 6), (1, 7), (4, 1)])
+@pytest.mark.parametrize("overlap", [0, 1, 2, 3])
+@pytest.mark.parametrize("loop", [False, True])
+def test_windows_to_step_together_are_spread_and_each_view_is_new_where_it_is_furthest_from_the_ends(
+    sources, targets, overlap, loop
+):
+    plan = spread_windows(sources, sources + targets, 8, overlap, loop)
+    assert sorted(view for window in plan for view in window.new) == list(range(sources + targets))
+    assert {len(window.views) for window in plan} == {min(8, sources + targets)}
+    stretches = [window.views[sources:] for window in plan]
+    assert all(window.views[:sources] == list(range(sources)) for window in plan)
+    if len(plan) == 1:
+        return
+    for stretch in stretches:
+        steps = [(after - before) % targets for before, after in zip(stretch, stretch[1:], strict=False)]
+        assert set(steps) <= {1} and (loop or stretch == sorted(stretch))
+    following = [*stretches[1:], *stretches[: int(loop)]]
+    assert all(len({*one} & {*next_one}) >= overlap for one, next_one in zip(stretches, following, strict=False))
+    for window in plan:
+        for view in {*window.new} - {*range(sources)}:
+            ends = [min(s.index(view), len(s) - 1 - s.index(view)) for s in stretches if view in s]
+            place = window.views.index(view) - sources
+            assert min(place, len(window.views) - sources - 1 - place) == max(ends)
+
+
+@pytest.mark.parametrize("split", [split_into_windows, spread_windows])
+def test_a_window_without_room_is_refused(split):
     for wrong in ((4, 20, 8, 4), (8, 20, 8, 0), (2, 20, 8, -1)):
         with pytest.raises(ValueError, match="has no room for a new target"):
-            split_into_windows(*wrong)
+            split(*wrong)
     with pytest.raises(ValueError, match="3 cameras and 3 source views; add a target"):
-        split_into_windows(3, 3)
+        split(3, 3)
 
 
 def test_a_path_that_fits_is_sampled_as_ever(gld, views):
     short = windows.part(views, Window(list(range(6)), []))
     plan = split_into_windows(2, 6)
-    level1 = windows.sample(gld, 1, short, None, plan, Sampling(steps=STEPS, seed=5))
+    level1 = windows.sample(gld, 1, short, None, plan, Sampling(steps=STEPS, seed=5), together=True)
     assert torch.equal(level1, gld.sample_level1(short, steps=STEPS, seed=5))
     level0 = windows.sample(gld, 0, short, level1, plan, Sampling(steps=STEPS, seed=5))
     assert torch.equal(level0, gld.cascade_level0(short, level1, steps=STEPS, seed=5))
@@ -132,7 +158,58 @@ def test_half_of_the_noise_is_that_of_all_targets():
 
 
 def test_eighty_views_from_four_photographs_need_a_third_of_the_windows_of_eight():
-    assert len(split_into_windows(4, 84, 8, 2)) == 39 and len(split_into_windows(4, 84)) == 13
+    assert len(split_into_windows(4, 84, 8, 2)) == 39 and len(spread_windows(4, 84)) == 13
+
+
+@pytest.mark.parametrize("solver", [flow.RELEASED, flow.QUICK, flow.FAST])
+@pytest.mark.parametrize("level", [1, 0])
+def test_windows_that_step_together_are_blended_at_every_step(gld, views, level, solver):
+    """Against the same in plain words, on a closed path whose last window has the first targets too."""
+    plan = spread_windows(2, 18, 8, 2, loop=True)
+    assert plan[-1].views[2:] == [14, 15, 16, 17, 2, 3]
+    noise, level1 = torch.randn(2, *views.latent_shape, generator=torch.Generator().manual_seed(4))
+    given = None if level == 1 else level1
+    told = []
+    sampling = Sampling(STEPS, noise=noise, solver=solver, callback=lambda *values: told.append(values[:2]))
+    found = windows.sample(gld, level, views, given, plan, sampling, together=True)
+
+    def velocity(window):
+        local, full = windows.part(views, window), None if given is None else given[window.views].transpose(0, 1)[None]
+        source = (local.level1 if level == 1 else local.level0).transpose(0, 1)[None]
+        branches = [
+            gld.diffusion[level].prepare(source, **conditioning.conditions(local, level, which), level1=full)
+            for which in (False, True)
+        ]
+        return flow.guided(gld.diffusion[level], *branches, 1.5, solver)
+
+    velocities = [velocity(window) for window in plan]
+
+    def blended(x, t):
+        seen = [(w.views, v(x[:, :, w.views], t).unbind(2)) for w, v in zip(plan, velocities, strict=True)]
+        weights = [1, 1, 1, 2, 3, 3, 2, 1]
+        means = []
+        for view in range(18):
+            places = [(v[views.index(view)], weights[views.index(view)]) for views, v in seen if view in views]
+            means.append(sum(weight * v for v, weight in places) / sum(weight for _, weight in places))
+        return torch.stack(means, dim=2)
+
+    times = sampling.times("da3", views.latent_shape[1], 8)
+    meant = flow.integrate(blended, noise.transpose(0, 1)[None], times, None, solver.order)[0].transpose(0, 1)
+    assert torch.allclose(found, meant, atol=1e-4)
+    evaluations = len(plan) * STEPS
+    assert told == [(number, evaluations) for number in range(1, evaluations + 1)]
+
+
+@pytest.mark.parametrize("windows_kept", [0, 2])
+def test_rays_that_memory_does_not_hold_are_computed_at_every_step(gld, views, monkeypatch, windows_kept):
+    plan = spread_windows(2, 18, 8, 2)
+    sampling = Sampling(2, seed=3)
+    meant = windows.sample(gld, 1, views, None, plan, sampling, together=True)
+    computed, compute = [], conditioning.pluecker_map
+    monkeypatch.setattr(conditioning, "pluecker_map", lambda cameras: computed.append(1) or compute(cameras))
+    monkeypatch.setattr(windows, "KEPT_RAYS", windows_kept * 7 * 4 * HEIGHT * WIDTH * 8 + 1)
+    assert torch.equal(windows.sample(gld, 1, views, None, plan, sampling, together=True), meant)
+    assert len(computed) == windows_kept + 2 * (len(plan) - windows_kept)
 
 
 def independent(gld, level, views, level1, plan, noise):
@@ -170,7 +247,8 @@ def test_seams_are_smaller_where_windows_continue_each_other(gld, views):
     assert sum(seams) < 0.5 * sum(alone)
 
 
-def test_the_networks_never_see_more_than_a_window(gld, views, monkeypatch):
+@pytest.mark.parametrize("together", [False, True])
+def test_the_networks_never_see_more_than_a_window(gld, views, monkeypatch, together):
     sizes = []
     propagate = gld.autoencoder.propagate
     monkeypatch.setattr(
@@ -182,12 +260,11 @@ def test_the_networks_never_see_more_than_a_window(gld, views, monkeypatch):
     ]
     # Nor do they encode the photographs again.
     monkeypatch.setattr(gld.autoencoder, "encode", None)
-    plan = split_into_windows(2, 18, 6, 1)
+    plan = (spread_windows if together else split_into_windows)(2, 18, 6, 1)
     steps = []
-    level1 = windows.sample(
-        gld, 1, views, None, plan, Sampling(steps=1, callback=lambda step, all, x: steps.append((step, all, len(x))))
-    )
-    level0 = windows.sample(gld, 0, views, level1, plan, Sampling(steps=1))
+    counting = Sampling(steps=1, callback=lambda step, all, x: steps.append((step, all, len(x))))
+    level1 = windows.sample(gld, 1, views, None, plan, counting, together=together)
+    level0 = windows.sample(gld, 0, views, level1, plan, Sampling(steps=1), together=together)
     windows.decode_rgb(gld, views, level1, level0, plan)
     for hook in hooks:
         hook.remove()

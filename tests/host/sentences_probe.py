@@ -4,6 +4,7 @@ What the samplers say about previews in two prompts, and about the time that is 
 And the processor time that the plugin takes to load, beside that of a piece of work.
 """
 
+import functools
 import importlib.util
 import json
 import sys
@@ -46,10 +47,11 @@ hints = [hint("first", "auto"), hint("second", "none"), hint("second", "none"), 
 
 said, clock = [], 1000.0
 sampling.time = SimpleNamespace(monotonic=lambda: clock)
-remaining = sampling.TimeLeft(said.append)
 # The second and third of three windows of four steps; an earlier run has made the first.
+remaining = sampling.TimeLeft(said.append, 1 / 3)
 for window in (1, 2):
-    tell = sampling.counted(lambda *values: None, window, 3, 1, remaining)
+    place = functools.partial(lambda before, step, total: (before * total + step + 1, 3 * total), window)
+    tell = sampling.counted(lambda *values: None, place, remaining)
     for step in range(4):
         clock += 60.0 if window == 1 else 6.0
         tell(step, None, None, 4)

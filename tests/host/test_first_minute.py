@@ -184,12 +184,14 @@ def test_how_to_switch_previews_on_is_said_in_one_prompt_of_a_server(sentences):
 
 
 def test_the_time_left_is_counted_from_the_steps_so_far(sentences):
-    """60 s a step: after one of eight, seven are left. Later steps take 6 s each, of which every second one is said."""
+    """60 s a step: after one of eight, seven are left. Later steps take 6 s each, of which every second one is said.
+    An earlier run has made four others.
+    """
     said = sentences["said"]
-    assert said[0] == "Step 1 of 8. About 7 minutes left."
-    assert said[3] == "Step 4 of 8. About 4 minutes left."
+    assert said[0] == "Step 5 of 12. About 7 minutes left."
+    assert said[3] == "Step 8 of 12. About 4 minutes left."
     # (4 * 60 + 2 * 6) / 6 * 2 seconds.
-    assert said[4:] == ["Step 6 of 8. About 84 seconds left."]
+    assert said[4:] == ["Step 10 of 12. About 84 seconds left."]
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(OLD.glob("*.json"))])

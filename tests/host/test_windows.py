@@ -9,7 +9,7 @@ from PIL import Image
 
 from gld_core import windows
 from gld_core.cameras import motions
-from gld_core.flow import Sampling
+from gld_core.flow import QUICK, Sampling
 from gld_core.io.cameras import read_scene
 
 PLAN = {"window": 6, "overlap": 1, "closed": False}
@@ -129,7 +129,7 @@ def test_eighty_views_need_little_more_memory_than_twenty(server, long_path):
 
 
 @pytest.mark.parametrize("seed, change", [(11, {}), (12, {"cfg": 1.4})])
-def test_an_interrupted_path_goes_on_from_its_finished_windows_if_nothing_changed(
+def test_an_interrupted_path_in_a_row_goes_on_from_its_finished_windows_if_nothing_changed(
     server, only, long_path, seed, change
 ):
     prompt = only(long_path(26, 8, seed=seed, **PLAN), "save level1")
@@ -146,29 +146,37 @@ def test_an_interrupted_path_goes_on_from_its_finished_windows_if_nothing_change
 
 
 @pytest.mark.parametrize("level", [1, 0])
-def test_a_quick_path_goes_on_in_the_level_that_was_interrupted(server, only, long_path, level):
-    """Sample GLD at quality quick: four windows of 8 steps a level."""
-    prompt = long_path(11, **PLAN)
+def test_an_interrupted_path_goes_on_from_its_last_step_in_that_level(
+    server, only, long_path, core, path_views, host_noise, level
+):
+    """Sample GLD at quality quick, where two steps share one output of the condition encoder: 3 windows of 8 steps."""
+    seed = 20 + level
+    prompt = long_path(11)
     prompt["both"] = {
         "class_type": "GLDSample",
         "inputs": prompt["level1"]["inputs"]
         | {"level1_model": prompt["level1"]["inputs"]["model"], "level0_model": prompt["level0"]["inputs"]["model"]}
-        | {"quality": "quick", "steps": 8, "seed": 20 + level},
+        | {"quality": "quick", "steps": 8, "seed": seed, "long_paths": "quality"},
     }
     del prompt["both"]["inputs"]["model"]
     prompt["save level1"]["inputs"]["samples"] = ["both", 0]
     prompt["save level0"]["inputs"]["samples"] = ["both", 1]
     prompt = only(prompt, "save level1", "save level0")
-    server.interrupted(prompt, "both", step=20, time=2 - level)
+    server.interrupted(prompt, "both", step=16, time=2 - level)
     again = server.run(prompt)
     progress = [m["data"]["value"] for m in again.messages if m["type"] == "progress" and m["data"]["node"] == "both"]
-    # Two windows were finished; level 1 has to be done no more where level 0 was interrupted.
-    assert progress[0] == 17 and (1 in progress) == (level == 1)
-    found = [again.latent(f"save level{number}") for number in (1, 0)]
-    changed = {**prompt, "both": {**prompt["both"], "inputs": prompt["both"]["inputs"] | {"cfg": 2.0}}}
-    assert server.run(changed)
-    whole = server.run(prompt)
-    assert all(torch.equal(whole.latent(f"save level{number}"), one) for number, one in zip((1, 0), found, strict=True))
+    # The fifth step was finished; where it took what the fourth had encoded, that one has to be done again.
+    assert 3 * 3 < progress[0] <= 3 * 4 + 1
+    # Level 1 has to be done no more where level 0 was interrupted.
+    assert (1 in progress) == (level == 1)
+
+    plan = windows.spread_windows(2, 13, 8, 2)
+    sampling = Sampling(8, noise=host_noise(path_views, seed), solver=QUICK)
+    level1 = windows.sample(core, 1, path_views, None, plan, sampling, together=True)
+    level0 = windows.sample(core, 0, path_views, level1, plan, sampling, together=True)
+    assert len(plan) == 3
+    assert torch.equal(again.latent("save level1")[0].transpose(0, 1), level1)
+    assert torch.equal(again.latent("save level0")[0].transpose(0, 1), level0)
 
 
 def test_cancel_ends_a_long_path_between_two_steps(server, only, long_path):
