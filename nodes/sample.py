@@ -137,7 +137,8 @@ def sampling_inputs(level: str) -> list:
             optional=True,
             advanced=True,
             tooltip="Window size: the number of views that are generated together, including the sources. 0 means the "
-            "size that long_paths chooses. The released models were trained with up to 8.",
+            "windows that long_paths chooses. Windows of another size are generated one after the other, as in version "
+            "0.1.0. The released models were trained with up to 8.",
         ),
         io.Int.Input(
             "overlap",
@@ -154,17 +155,18 @@ def sampling_inputs(level: str) -> list:
             default=False,
             optional=True,
             advanced=True,
-            tooltip="Closed path: the camera returns to its start, so the last window also shares the first target.",
+            tooltip="Closed path: the camera returns to its start, so the last window also has the first targets.",
         ),
         io.Combo.Input(
             "long_paths",
             options=list(LONG_PATHS),
             default="speed",
             optional=True,
-            tooltip="How a path with more views than a window is generated. speed: windows of 12 views. With four "
-            "sources this needs a third of the network evaluations of quality. smooth: the same, with half of the "
-            "noise in common, so that neighbouring views differ less; all of them may be a little less right. quality: "
-            "windows of 8 views, the number that the released models were trained with, in two thirds of the memory.",
+            tooltip="How a path with more views than a window is generated. All windows take every step together, and "
+            "where they overlap they are blended. speed: windows of 12 views. With four sources this needs a third of "
+            "the network evaluations of quality. smooth: the same, with half of the noise in common, so that "
+            "neighbouring views differ less; all of them may be a little less right. quality: windows of 8 views, the "
+            "number that the released models were trained with, in two thirds of the memory.",
         ),
     ]
 
