@@ -210,12 +210,17 @@ def blend(plan: list[Window], sources: int, x: Tensor, estimate: Callable[[int, 
     """x (1, C, V, h, w) evaluated in windows that overlap: of every view the mean of what estimate(number of the
     window, x of its views) gives, a target counting the more the further it is from the ends of the window's stretch.
     """
-    out, total = torch.zeros_like(x), x.new_zeros(x.shape[2])
+    weights = [[1] * sources + from_ends(len(window.views) - sources) for window in plan]
+    total = [0] * x.shape[2]
+    for window, of_window in zip(plan, weights, strict=True):
+        for view, weight in zip(window.views, of_window, strict=True):
+            total[view] += weight
+    out = torch.zeros_like(x)
     for number, window in enumerate(plan):
-        weight = x.new_tensor([1] * sources + from_ends(len(window.views) - sources))
-        out[:, :, window.views] += weight.view(-1, 1, 1) * estimate(number, x[:, :, window.views])
-        total[window.views] += weight
-    return out.div_(total.view(-1, 1, 1))
+        found = estimate(number, x[:, :, window.views])
+        for row, view in enumerate(window.views):
+            out[:, :, view].add_(found[:, :, row], alpha=weights[number][row] / total[view])
+    return out
 
 
 def parts(views: Views, plan: list[Window]) -> Callable[[int], Views]:

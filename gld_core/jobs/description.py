@@ -103,8 +103,8 @@ class Job:
     seed: int = setting(0, "int", "random seed for the initial noise", 0, 2**64 - 1)
     cascade: bool = setting(True, "bool", "sample level 0 too; without it half the cost and no fine detail")
     window: int = setting(
-        0, "int", "views made together, sources included; longer paths are made in windows; 0: 12, or more where "
-        "sources need it", 0, 64,
+        0, "int", "views made together, sources included; longer paths are made in windows of so many, one after the "
+        "other; 0: windows of 12, or more where sources need it, that step together", 0, 64,
     )  # fmt: skip
     overlap: int = setting(2, "int", "targets that a window shares with the one before it", 0, 62)
     closed: bool = setting(False, "bool", "the path ends where it starts")

@@ -8,8 +8,8 @@ One row a strategy, means over rooms and paths:
 
 - PSNR dB of the targets, and *sharp*: their mean gradient as a share of the truth's
 - *slope*: how much the PSNR changes from the first target to the last, by linear regression, without its sign. Most of
-  it is what the path shows. *drift*: the same of the PSNR less that of windows of 8 which know nothing of each other,
-  so that what is left is what a window hands on to the next
+  it is what the path shows. *drift*: the same, with its sign, of the PSNR less that of windows of 8 which know nothing
+  of each other, so that what is left is what a window hands on to the next; with its standard error over the scenes
 - *far*: PSNR of the quarter of the targets furthest from a source
 - *flicker*: mean difference of neighbouring frames after warping by the true depth, less the truth's own; *seam*: that
   difference between frames of different windows over that between frames of one window
@@ -446,7 +446,7 @@ def main() -> None:
                 row = measure(scene, rgb, depth, plan)
                 errors = psnr(rgb[sources:].clamp(0, 1), scene.images[sources:])
                 row["slope"] = abs(slope(scene, errors))
-                row["drift"] = abs(slope(scene, errors - reference))
+                row["drift"] = slope(scene, errors - reference)
                 row |= {"windows": len(plan), "evaluations": len(plan) * args.steps * len(levels)}
                 row |= {"views": sum(len(window.views) for window in plan), "seconds": seconds}
                 rows.append(row)
@@ -459,6 +459,9 @@ def main() -> None:
                 )
                 head = True
             cells = [f"{np.mean([row[key] for row in rows if key in row]):.3f}" for key in keys]
+            if len(rows) > 1:
+                error = np.std([row["drift"] for row in rows], ddof=1) / len(rows) ** 0.5
+                cells[keys.index("drift")] += f" ± {error:.2f}"
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
