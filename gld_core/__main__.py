@@ -8,14 +8,14 @@ import sys
 
 import torch
 
-from .cli import convert, demo, evaluate, train, views
+from .cli import clock, convert, demo, evaluate, train, views
 from .cli.options import say
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m gld_core", description="Novel views, depth and 3D with GLD.")
     commands = top.add_subparsers(dest="command", required=True)
-    for command in (views, evaluate, train, demo, convert):
+    for command in (views, evaluate, train, clock, demo, convert):
         command.add(commands)
     return top
 

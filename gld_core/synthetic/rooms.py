@@ -1,5 +1,6 @@
 """Rendered rooms as training data. Every room has a file, which is rendered once."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -75,3 +76,29 @@ def read_room(folder: Path, seed: int) -> Room:
         images, depth = torch.from_numpy(file["images"]), torch.from_numpy(file["depth"]).float()
         c2w, K = torch.from_numpy(file["c2w"]), torch.from_numpy(file["K"])
     return Room(images, depth, Cameras(c2w, K, *images.shape[-2:]))
+
+
+def seed_of(number: int) -> int:
+    """Of twelve rooms that are rendered one after the other, two are of other worlds and one is large."""
+    dozen, place = divmod(number, 12)
+    if place == 0:
+        return LARGE_SEEDS[dozen]
+    return OTHER_SEEDS[2 * dozen + place // 6] if place in (4, 9) else number
+
+
+def render_from(folder: Path, first: int, step: int, deadline: float) -> None:
+    """Render every `step`-th room until the deadline of `time.time`."""
+    number = first
+    while time.time() < deadline:
+        write_room((folder, seed_of(number)))
+        number += step
+
+
+def render_until(folder: Path, processes: int, seconds: float) -> None:
+    """Fill the folder with rooms for so many seconds."""
+    context, deadline = get_context("spawn"), time.time() + seconds
+    workers = [context.Process(target=render_from, args=(folder, i, processes, deadline)) for i in range(processes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()

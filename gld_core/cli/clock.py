@@ -1,0 +1,73 @@
+"""The command `clock`: the small model's networks trained on one GPU for a number of seconds."""
+
+import argparse
+from pathlib import Path
+
+from ..synthetic.rooms import render_until
+from ..training import clock
+from .options import DTYPES, choose_device, say
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.part == "rooms":
+        render_until(args.data, args.processes, args.seconds)
+        return
+    clock.train(
+        args.part,
+        args.models,
+        args.out,
+        args.data,
+        args.seconds,
+        args.pictures,
+        args.lr,
+        args.seed,
+        choose_device(args.device),
+        args.pixels,
+        args.least,
+        args.most,
+        args.beside,
+        args.compile,
+        args.deeper,
+        DTYPES[args.precision],
+        say,
+    )
+
+
+def add(commands) -> None:
+    command = commands.add_parser(
+        "clock",
+        help="train the small model on one GPU for a number of seconds",
+        description=clock.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "part",
+        choices=("rooms", "level1", "cascade", "decoders"),
+        help="what is trained; rooms: render them, meanwhile",
+    )
+    command.add_argument("--data", type=Path, required=True, help="folder of rendered rooms, filled meanwhile")
+    command.add_argument("--seconds", type=float, required=True, help="how long it goes on")
+    command.add_argument("--processes", type=int, default=1, help="rooms: number of processes that render (default 1)")
+    command.add_argument("--models", type=Path, help="folder of the model to start from, in the released layout")
+    command.add_argument("--out", type=Path, help="folder for the results, in the released layout")
+    command.add_argument("--pictures", type=int, default=768, help="number of pictures in a step (default 768)")
+    command.add_argument("--lr", type=float, default=1e-3, help="largest learning rate (default 0.001)")
+    command.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
+    command.add_argument(
+        "--pixels", type=float, default=1.0, help="level1: weight of the decoded pictures in the loss (default 1)"
+    )
+    command.add_argument("--least", type=int, default=400, help="number of rooms to begin with (default 400)")
+    command.add_argument("--most", type=int, help="largest number of rooms to use (default: all that come)")
+    command.add_argument(
+        "--beside",
+        action="store_true",
+        help="decoders: leave most of the GPU to the others until both diffusion models are in --out, then learn on "
+        "what these make too",
+    )
+    command.add_argument("--deeper", action="store_true", help="add a block to the condition encoder before it starts")
+    command.add_argument("--compile", action="store_true", help="compile the blocks of the diffusion models")
+    command.add_argument(
+        "--precision", choices=tuple(DTYPES)[:2], default="bfloat16", help="type of the products (default bfloat16)"
+    )
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    command.set_defaults(action=run)

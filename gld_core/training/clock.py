@@ -1,0 +1,625 @@
+"""Training by the clock: the small model's networks on one GPU, on rooms that other processes render meanwhile.
+
+The stages of `stages.py` draw every scene by itself, so that a training goes on to the same bit anywhere. A GPU would
+wait for that most of the time. Here rooms, cameras and noise are drawn on the device for all scenes of a batch at once,
+and the learning rate follows the time that is left: a training ends when its minutes are over, however fast the device.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import flow
+from ..checkpoints import DA3_PREFIX, Statistics, find, load_diffusion, without_prefix
+from ..conditioning import DA3_CASCADE_SIZE
+from ..networks.dit import MultiViewDiT, full_float32_convolutions
+from ..pipeline import load_autoencoder
+from ..synthetic.rooms import LARGE_SIZE, SIZES, read_room
+from .objectives import confident
+from .stages import released_file, write_decoders, write_diffusion, write_model
+
+# A share of the scenes has its three colours in another order.
+COLOURS_MIXED = 0.3
+ORDERS = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
+# How often a size is drawn; of the largest, a quarter as many scenes fit.
+SHARES = {SIZES[0]: 0.7, SIZES[-1]: 0.15, LARGE_SIZE: 0.15}
+VIEWS, SOURCES = (4, 6, 6, 6, 8), (1, 2, 2, 3, 4)
+CAMERA_DROP = 0.1
+# With this the nodes sample the small model.
+SAMPLE_STEPS, CFG = 4, 1.5
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """B scenes of V views, of which the first `sources` are the photographs, all on one device.
+
+    images (B, V, 3, H, W) in [0, 1]; depth (B, V, H, W) in metres along the camera's axis; c2w (B, V, 4, 4) and
+    K (B, 3, 3) float64.
+    """
+
+    images: Tensor
+    depth: Tensor
+    c2w: Tensor
+    K: Tensor
+    sources: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.images.shape[-2] // 14, self.images.shape[-1] // 14
+
+
+@dataclass
+class Stack:
+    """Rooms of one size: pictures, depth, poses, intrinsics. The tensors have room for more than `count` of them."""
+
+    tensors: list[Tensor]
+    count: int = 0
+
+    def add(self, room: tuple[Tensor, ...], device: torch.device) -> None:
+        if self.count == len(self.tensors[0]):
+            self.tensors = [torch.cat([value, torch.empty_like(value)]) for value in self.tensors]
+        for kept, value in zip(self.tensors, room, strict=True):
+            kept[self.count] = value.to(device)
+        self.count += 1
+
+
+@dataclass
+class Pool:
+    """Rooms on the device, from a folder of `write_rooms` that may be filled meanwhile."""
+
+    folder: Path
+    device: torch.device
+    most: int | None = None
+    stacks: dict[tuple[int, int], Stack] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+    waiting: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+    def watch(self) -> None:
+        """Read new files from now on, in a thread of its own."""
+
+        def work() -> None:
+            while True:
+                self.read()
+                time.sleep(0.5)
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def read(self) -> None:
+        for path in sorted(self.folder.glob("room_*.npz")):
+            if path.name in self.known or (self.most is not None and len(self.known) >= self.most):
+                continue
+            self.known.add(path.name)
+            room = read_room(self.folder, int(path.stem.removeprefix("room_")))
+            self.waiting.append((room.images, room.depth.half(), room.cameras.c2w.double(), room.cameras.K[0].double()))
+
+    def take(self) -> int:
+        """Bring what was read to the device. The number of rooms there."""
+        while self.waiting:
+            room = self.waiting.pop()
+            size = (room[0].shape[-2], room[0].shape[-1])
+            if size not in self.stacks:
+                self.stacks[size] = Stack([value.new_empty(256, *value.shape, device=self.device) for value in room])
+            self.stacks[size].add(room, self.device)
+        return sum(stack.count for stack in self.stacks.values())
+
+    def draw(self, pictures: int, rng: np.random.Generator, views: tuple[int, ...] = VIEWS) -> Scenes:
+        """As many scenes of one size as have about so many pictures of 126x70; mirrored, and with other colours."""
+        sizes = list(self.stacks)
+        shares = np.array([SHARES[size] for size in sizes])
+        size = sizes[int(rng.choice(len(sizes), p=shares / shares.sum()))]
+        stack, V = self.stacks[size], int(rng.choice(views))
+        N = int(rng.choice([n for n in SOURCES if n < V]))
+        B = max(1, round(pictures * 70 * 126 / (size[0] * size[1]) / V))
+        device = self.device
+        room = torch.randint(stack.count, (B, 1), device=device)
+        frame = torch.rand(B, stack.tensors[0].shape[1], device=device).argsort(dim=1)[:, :V]
+        images, depth, c2w = (kept[room, frame] for kept in stack.tensors[:3])
+        orders = torch.tensor(ORDERS, device=device)
+        order = torch.randint(len(ORDERS), (B,), device=device) * (torch.rand(B, device=device) < COLOURS_MIXED)
+        images = images.gather(2, orders[order][:, None, :, None, None].expand_as(images))
+        mirrored = torch.rand(B, device=device) < 0.5
+        images = torch.where(mirrored[:, None, None, None, None], images.flip(-1), images)
+        depth = torch.where(mirrored[:, None, None, None], depth.flip(-1), depth)
+        across = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64, device=device))
+        c2w = torch.where(mirrored[:, None, None, None], across @ c2w @ across, c2w)
+        return Scenes(images.float() / 255, depth.float(), c2w, stack.tensors[3][room[:, 0]], N)
+
+
+def camera_conditions(scenes: Scenes, level: int, known: Tensor) -> tuple[Tensor, Tensor]:
+    """`conditioning.conditions` of B scenes at once: camera_map (B, V, 7, H, W), matrices (B, V, 3, 4, 4), float32.
+
+    known (B,): whether a scene's cameras are given, or are left out as in guidance's unconditional branch.
+    """
+    c2w, K = scenes.c2w, scenes.K
+    B, V, _, H, W = scenes.images.shape
+    relative = torch.linalg.inv(c2w[:, -1:]) @ c2w
+    scale = 1 / (relative[:, :, :3, 3].abs().amax(dim=(1, 2)) + 1e-8)
+    y, x = torch.meshgrid(
+        torch.arange(H, dtype=torch.float64, device=K.device),
+        torch.arange(W, dtype=torch.float64, device=K.device),
+        indexing="ij",
+    )
+    pixels = torch.stack([x - 0.5, y + 0.5, torch.ones_like(x)]).flatten(1)
+    direction = (relative[:, :, :3, :3] @ torch.linalg.inv(K)[:, None] @ pixels).float()
+    direction = direction / direction.square().sum(dim=2, keepdim=True).sqrt()
+    origin = (relative[:, :, :3, 3] * scale[:, None, None]).float()[..., None].expand_as(direction)
+    rays = torch.cat([direction, torch.linalg.cross(origin, direction, dim=2)], dim=2).unflatten(3, (H, W))
+    mask = torch.zeros(B, V, 1, H, W, device=K.device)
+    mask[:, scenes.sources :] = 1
+    camera_map = torch.cat([mask, rays * known.view(B, 1, 1, 1, 1)], dim=2)
+
+    w2c = torch.linalg.inv(c2w)
+    w2c[:, :, :3, 3] *= scale[:, None, None]
+    eye = torch.eye(4, dtype=torch.float64, device=K.device)
+    w2c = torch.where(known.view(B, 1, 1, 1), w2c, eye)
+    height, width = (H, W) if level == 1 else (DA3_CASCADE_SIZE, DA3_CASCADE_SIZE)
+    if level == 1:
+        K = torch.where(known.view(B, 1, 1), K, eye[:3, :3])
+    lifted = eye.repeat(B, 1, 1, 1)
+    lifted[:, 0, 0, 0], lifted[:, 0, 1, 1] = K[:, 0, 0] / width, K[:, 1, 1] / height
+    lifted[:, 0, 0, 2], lifted[:, 0, 1, 2] = K[:, 0, 2] / width - 0.5, K[:, 1, 2] / height - 0.5
+    P = lifted @ w2c
+    matrices = torch.stack([P.transpose(2, 3), torch.linalg.inv(w2c) @ lifted, P], dim=2)
+    return camera_map, matrices.float()
+
+
+class Networks:
+    """The frozen networks of a model folder on the device, in float32, and what is computed with them."""
+
+    def __init__(self, folder: Path, device: torch.device):
+        self.folder, self.device = folder, device
+        self.autoencoder = load_autoencoder(folder, "da3", device=device)
+        networks = {
+            name: self.autoencoder.network(name) for name in ("backbone", "camera_decoder", "gld_head", "rgb_decoder")
+        }
+        self.backbone, self.camera_decoder, self.gld_head, self.rgb_decoder = (
+            network.float() for network in networks.values()
+        )
+        self.statistics = [
+            Statistics(*(value.to(device) for value in (s.mean, s.var)))
+            for s in (self.autoencoder.statistics[f"normalization{level}"] for level in (0, 1))
+        ]
+
+    @torch.no_grad()
+    def raw(self, images: Tensor, levels: int = 2) -> list[Tensor]:
+        """images (B, V, 3, H, W) -> raw features (B * V, 1 + h*w, C) of the first levels."""
+        return self.backbone(images.flatten(0, 1), levels, scenes=len(images))
+
+    def latent(self, raw: Tensor, level: int, scenes: int) -> Tensor:
+        """Raw features to normalised ones (B, V, h*w, C)."""
+        return self.statistics[level].normalize(raw[:, 1:]).unflatten(0, (scenes, -1))
+
+    def raw_of(self, latent: Tensor, level: int, token: Tensor) -> Tensor:
+        """Latents (B, V, h*w, C) to raw features, with the raw token (B, C) in all views."""
+        B, V = latent.shape[:2]
+        patches = self.statistics[level].denormalize(latent.flatten(0, 1))
+        return torch.cat([token[:, None, None].expand(B, V, 1, -1).flatten(0, 1), patches], dim=1)
+
+
+def prepare(
+    network: MultiViewDiT, latent: Tensor, scenes: Scenes, level: int, known: Tensor, level1: Tensor | None
+) -> dict[str, Any]:
+    """`MultiViewDiT.prepare` of B scenes. latent (B, N, h*w, C) of the sources; level1 (B, V, h*w, C)."""
+    camera_map, matrices = camera_conditions(scenes, level, known)
+    B, V = camera_map.shape[:2]
+    N = latent.shape[1]
+    with torch.autocast(latent.device.type, enabled=False), full_float32_convolutions(latent.device):
+        condition = network.camera_embedder(camera_map.flatten(0, 1)).unflatten(0, (B, V))
+    patches = torch.cat([latent, latent.new_zeros(B, V - N, *latent.shape[2:])], dim=1)
+    condition = condition + network.embed("s", "condition", patches, N)
+    if level1 is not None:
+        condition = condition + network.embed("s", "state", level1, N)
+    return {
+        "condition_s": condition,
+        "condition_x": network.embed("x", "condition", patches, N),
+        "condition_special": patches[:, :, :0],
+        "matrices": matrices,
+        "grid": scenes.grid,
+        "sources": N,
+        "cascade": level1 is not None,
+    }
+
+
+def to_grid(latent: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, V, h*w, C) -> (B, C, V, h, w)"""
+    return latent.permute(0, 3, 1, 2).unflatten(3, grid)
+
+
+def from_grid(latent: Tensor) -> Tensor:
+    """(B, C, V, h, w) -> (B, V, h*w, C)"""
+    return latent.flatten(3).permute(0, 2, 3, 1)
+
+
+@torch.no_grad()
+def sample(network: MultiViewDiT, sources: Tensor, scenes: Scenes, level: int, level1: Tensor | None) -> Tensor:
+    """Latents (B, V, h*w, C) that a diffusion model makes in SAMPLE_STEPS steps, guided, from noise of its own."""
+    B, V = scenes.images.shape[:2]
+    x = torch.randn(B, sources.shape[-1], V, *scenes.grid, device=sources.device)
+    times = flow.time_grid(SAMPLE_STEPS, flow.default_shift("da3", sources.shape[-1], V)).tolist()
+    branches = [
+        prepare(network, sources, scenes, level, torch.full((B,), known, device=sources.device), level1)
+        for known in (False, True)
+    ]
+    for t, after in zip(times, times[1:], strict=False):
+        at = torch.full((B,), t, device=x.device)
+        without, given = (network(x, at, **branch).float() for branch in branches)
+        x = x + (after - t) * (without + CFG * (given - without))
+    return from_grid(x)
+
+
+class FlowLoss(nn.Module):
+    """The loss of `FlowObjective`, and with a weight that of the pictures which the denoised features give.
+
+    The features' own loss, the only one of the release, counts every channel alike, however little a picture owes to
+    it. pixels: the weight; of a part of the scenes the pictures are decoded. level1: for the cascade, the network that
+    makes the level-1 features which it is given.
+    """
+
+    def __init__(
+        self, networks: Networks, network: MultiViewDiT, level: int, pixels: float, level1: MultiViewDiT | None
+    ):
+        super().__init__()
+        # In lists, since their weights are not this module's.
+        self.network, self.level, self.pixels = network, level, pixels
+        self.frozen, self.level1 = [networks], [level1]
+
+    def forward(self, scenes: Scenes) -> tuple[Tensor, dict[str, Tensor]]:
+        networks, level, N = self.frozen[0], self.level, scenes.sources
+        B, V = scenes.images.shape[:2]
+        raw, alone = networks.raw(scenes.images), networks.raw(scenes.images[:, :N])
+        latents = [networks.latent(raw[k], k, B) for k in (0, 1)]
+        sources = networks.latent(alone[level], level, B)
+        level1 = None
+        if self.level1[0] is not None:
+            level1 = sample(self.level1[0], networks.latent(alone[1], 1, B), scenes, 1, None)
+        known = torch.rand(B, device=raw[0].device) >= CAMERA_DROP
+        prepared = prepare(self.network, sources, scenes, level, known, level1)
+        data = to_grid(latents[level], scenes.grid)
+        shift = flow.default_shift("da3", data.shape[1], V)
+        u = torch.rand(B, device=data.device)
+        t = shift * flow.LAST_NOISE * u / (1 + (shift - 1) * flow.LAST_NOISE * u)
+        at, noise = t.view(-1, 1, 1, 1, 1), torch.randn_like(data)
+        noisy = (1 - at) * data + at * noise
+        velocity = self.network(noisy, t, **prepared).float()
+        error = (velocity - (noise - data)).square()
+        loss = error.mean()
+        figures = {"sources": error[:, :, :N].mean(), "targets": error[:, :, N:].mean()}
+        if self.pixels:
+            some = max(1, B // 3)
+            made = from_grid((noisy - at * velocity)[:some])
+            token = networks.raw(scenes.images[:some, :1])[1][:, 0]
+            raw1 = networks.raw_of(made if level1 is None else level1[:some], 1, token)
+            levels = [raw1, *networks.backbone.propagate(raw1, *scenes.grid, scenes=some)]
+            ready = [networks.backbone.decoder_ready(value) for value in levels]
+            # Level 1 is looked at without level 0.
+            first = (
+                torch.zeros_like(ready[0])
+                if level
+                else networks.backbone.decoder_ready(networks.raw_of(made, 0, token))
+            )
+            images = networks.rgb_decoder(torch.cat([first, *ready], dim=-1), *scenes.grid)
+            difference = (images.float() - scenes.images[:some].flatten(0, 1)).unflatten(0, (some, V))
+            loss = loss + self.pixels * (4 * difference.square().mean() + difference.abs().mean())
+            figures["psnr"] = -10 * difference[:, N:].square().mean(dim=(1, 2, 3, 4)).log10().mean()
+        return loss, {name: value.detach() for name, value in figures.items()}
+
+
+# Largest noise on features, in units of their deviation, and the share of scenes without level 0.
+FEATURE_NOISE, LEVEL_DROP = 0.35, 0.1
+
+
+def quaternions(R: Tensor) -> Tensor:
+    """(..., 3, 3) rotations of less than half a turn -> (..., 4) quaternions x, y, z, w with w above 0."""
+    w = (1 + R.diagonal(dim1=-2, dim2=-1).sum(-1)).clamp(min=1e-6).sqrt() / 2
+    x, y, z = R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]
+    return torch.cat([torch.stack([x, y, z], dim=-1) / (4 * w[..., None]), w[..., None]], dim=-1)
+
+
+class DecoderLoss(nn.Module):
+    """RGB decoder, geometry head, camera decoder and the backbone's blocks behind level 1.
+
+    In turn on features of the pictures, on the same with noise, and, once there are some, on latents that the diffusion
+    models make. Depth and the camera decoder's positions are in metres. Head: rays in each view's own frame, positions
+    0, so that `Geometry.align_to` leaves depth as it is.
+    """
+
+    def __init__(self, networks: Networks):
+        super().__init__()
+        self.frozen = [networks]
+        backbone = networks.backbone
+        self.trained = nn.ModuleDict(
+            {
+                "blocks": backbone.blocks[8:],
+                "norm": backbone.norm,
+                "camera_decoder": networks.camera_decoder,
+                "gld_head": networks.gld_head,
+                "rgb_decoder": networks.rgb_decoder,
+            }
+        )
+        last = networks.gld_head.scratch.output_conv2_aux[3][5]
+        with torch.no_grad():
+            last.weight[3:6].zero_()
+            last.bias[3:6].zero_()
+        # No module's child, since it is not trained here.
+        self.diffusion: dict[int, MultiViewDiT] = {}
+        self.step = 0
+
+    def raw(self, scenes: Scenes, kind: str) -> list[Tensor]:
+        networks = self.frozen[0]
+        B, V = scenes.images.shape[:2]
+        token = networks.raw(scenes.images[:, :1])[1][:, 0]
+        if kind == "made":
+            alone = networks.raw(scenes.images[:, : scenes.sources])
+            sources = [networks.latent(alone[level], level, B) for level in (0, 1)]
+            level1 = sample(self.diffusion[1], sources[1], scenes, 1, None)
+            level0 = sample(self.diffusion[0], sources[0], scenes, 0, level1)
+            return [networks.raw_of(level0, 0, token), networks.raw_of(level1, 1, token)]
+        raw = networks.raw(scenes.images)
+        if kind == "true":
+            return raw
+        noisy = []
+        for level, value in enumerate(raw):
+            latent = networks.latent(value, level, B)
+            size = FEATURE_NOISE * torch.rand(B, 1, 1, 1, device=latent.device)
+            noisy.append(networks.raw_of(latent + size * torch.randn_like(latent), level, token))
+        return noisy
+
+    def forward(self, scenes: Scenes) -> tuple[Tensor, dict[str, Tensor]]:
+        networks, (h, w) = self.frozen[0], scenes.grid
+        B, V, _, H, W = scenes.images.shape
+        kinds = ("made", "true", "made", "noisy") if self.diffusion else ("true", "true", "noisy")
+        kind = kinds[self.step % len(kinds)]
+        self.step += 1
+        with torch.autocast(scenes.images.device.type, enabled=False), torch.no_grad():
+            raw = self.raw(scenes, kind)
+        raw += networks.backbone.propagate(raw[1], h, w, scenes=B)
+        ready = [networks.backbone.decoder_ready(level) for level in raw]
+        keep = (torch.rand(B, device=ready[0].device) >= LEVEL_DROP).repeat_interleave(V)
+        ready[0] = ready[0] * keep[:, None, None]
+        truth = scenes.images.flatten(0, 1)
+        difference = networks.rgb_decoder(torch.cat(ready, dim=-1), h, w) - truth
+        steps = [difference.diff(dim=dim).abs() for dim in (-2, -1)]
+        borders = [steps[0][..., 13::14, :], steps[1][..., 13::14]]
+        losses = {
+            "rgb": 4 * difference.square().mean() + difference.abs().mean(),
+            "edges": torch.stack([values.mean() for values in steps]).sum(),
+            "borders": torch.stack([values.mean() for values in borders]).sum(),
+        }
+        figures = {"psnr": -10 * difference.square().flatten(1).mean(dim=1).log10().mean()}
+        # The head costs more than all else, and every fourth picture is enough.
+        some = slice(self.step % 4, None, 4)
+        maps = networks.gld_head([level[some] for level in ready], H, W)
+        error = (maps["depth"].log() - scenes.depth.flatten(0, 1)[some].clamp(min=1e-3).log()).abs()
+        y, x = (
+            torch.arange(8 * n, dtype=torch.float64, device=truth.device) * size / (8 * n)
+            for n, size in ((h, H), (w, W))
+        )
+        x, y = torch.meshgrid(x, y, indexing="xy")
+        pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
+        rays = (
+            torch.einsum("bij,yxj->byxi", torch.linalg.inv(scenes.K), pixels).float().repeat_interleave(V, dim=0)[some]
+        )
+        ray_error = (maps["ray"][..., :3] - rays).abs().mean(dim=-1)
+        losses |= {"depth": confident(error, maps["depth_conf"]), "rays": confident(ray_error, maps["ray_conf"])}
+        figures["depth_error"] = error.mean()
+        if kind == "true":
+            losses |= self.pose(scenes, raw[3][:, 0], figures)
+        total = sum(WEIGHTS[name] * value for name, value in losses.items())
+        return total, {f"{name}_{kind}": value.detach() for name, value in (losses | figures).items()}
+
+    def pose(self, scenes: Scenes, token: Tensor, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses of the cameras seen from the first: positions in metres, rotations, fields of view."""
+        B, V, _, H, W = scenes.images.shape
+        decoder = self.frozen[0].camera_decoder
+        x = decoder.backbone(token)
+        relative = torch.linalg.inv(scenes.c2w[:, :1]) @ scenes.c2w
+        t, q = relative[..., :3, 3].float().flatten(0, 1), quaternions(relative[..., :3, :3]).float().flatten(0, 1)
+        fov = 2 * torch.atan(torch.stack([H / 2 / scenes.K[:, 1, 1], W / 2 / scenes.K[:, 0, 0]], dim=-1)).float()
+        found_t, found_q, found_fov = decoder.fc_t(x).float(), decoder.fc_qvec(x).float(), decoder.fc_fov(x).float()
+        others = torch.arange(B * V, device=t.device) % V > 0
+        with torch.no_grad():
+            unit = nn.functional.normalize(found_q, dim=-1)
+            turned = 2 * (unit * q).sum(-1).abs().clamp(max=1).acos().rad2deg()
+            off = nn.functional.cosine_similarity(found_t, t, dim=-1).clamp(-1, 1).acos().rad2deg()
+            figures["turned"], figures["off"] = turned[others].median(), off[others].median()
+
+        def pointing(vectors: Tensor) -> Tensor:
+            return vectors / (vectors.square().sum(dim=-1, keepdim=True) + 0.05**2).sqrt()
+
+        return {
+            "t": (found_t - t).abs().mean(),
+            "q": (found_q - q).abs().mean(),
+            "fov": (found_fov - fov.repeat_interleave(V, dim=0)).abs().mean(),
+            "direction": (pointing(found_t) - pointing(t)).abs().mean(),
+        }
+
+
+WEIGHTS = {"rgb": 1, "edges": 1, "borders": 1, "depth": 0.5, "rays": 0.25, "t": 1, "q": 8, "fov": 1, "direction": 0.3}
+
+
+def fit(
+    module: Any,
+    pool: Pool,
+    out: Callable[[dict[str, Tensor]], None],
+    seconds: float,
+    pictures: int,
+    lr: float,
+    say: Callable[[str], None],
+    seed: int,
+    share: Callable[[float], float] = lambda done: 1.0,
+    ema_decay: float = 0.998,
+    save_every: float = 40.0,
+    precision: torch.dtype = torch.bfloat16,
+) -> None:
+    """Train what asks for a gradient in `module` for so many seconds: warm-up over 2 % of them, then half a cosine.
+
+    pool: has rooms. out(averaged weights) every `save_every` seconds and at the end. share(part of the time that is
+    over): of the time in which it computes, the rest it leaves to others on the same device.
+    """
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0, foreach=True)
+    ema = {name: p.detach().clone() for name, p in parameters.items()}
+    rng, device = np.random.default_rng(seed), pool.device
+    torch.manual_seed(seed)
+    began = saved = said = rested = time.monotonic()
+    sums: dict[str, Tensor] = {}
+    times: dict[str, int] = {}
+    step = 0
+    while (done := (time.monotonic() - began) / seconds) < 1:
+        if step % 20 == 0:
+            rooms = pool.take()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            now = time.monotonic()
+            time.sleep((now - rested) * (1 / share(done) - 1))
+            rested = time.monotonic()
+            if now - said > 10:
+                text = "  ".join(f"{name} {float(total) / times[name]:.4g}" for name, total in sums.items())
+                say(f"{now - began:5.0f} s, step {step}, {rooms} rooms: {text}")
+                sums, times, said = {}, {}, now
+            if now - saved > save_every:
+                out(ema)
+                saved = now
+        rate = lr * min(1.0, done / 0.02, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * done)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        scenes = pool.draw(pictures, rng)
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            loss, figures = module(scenes)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        # Nothing waits for the device: a gradient that is not finite counts as none.
+        for p in parameters.values():
+            if p.grad is not None:
+                p.grad.nan_to_num_(0, 0, 0)
+        optimizer.step()
+        optimizer.zero_grad()
+        torch._foreach_lerp_(
+            list(ema.values()), list(parameters.values()), 1 - min(ema_decay, (step + 1) / (step + 10))
+        )
+        for name, value in {**figures, "norm": norm}.items():
+            sums[name] = sums.get(name, 0) + value.detach().float()
+            times[name] = times.get(name, 0) + 1
+        step += 1
+    out(ema)
+
+
+def deepened(network: MultiViewDiT) -> MultiViewDiT:
+    """The same function with one block more in the condition encoder: a copy of the last, behind closed gates."""
+    depth = network.config.encoder_depth
+    out = MultiViewDiT(replace(network.config, encoder_depth=depth + 1), dtype=torch.float32)
+    for i, block in enumerate(out.blocks):
+        block.load_state_dict(network.blocks[i if i < depth else i - 1].state_dict())
+    for name, value in out.blocks[depth].named_parameters():
+        if "adaLN_modulation" in name:
+            nn.init.zeros_(value)
+    rest = {name: value for name, value in network.state_dict().items() if not name.startswith("blocks.")}
+    out.load_state_dict(rest, strict=False)
+    return out
+
+
+def train(
+    part: str,
+    models: Path,
+    out: Path,
+    rooms: Path,
+    seconds: float,
+    pictures: int,
+    lr: float,
+    seed: int,
+    device: torch.device,
+    pixels: float,
+    least: int,
+    most: int | None,
+    beside: bool,
+    compile: bool,
+    deeper: bool,
+    precision: torch.dtype,
+    say: Callable[[str], None],
+) -> None:
+    """Train a `part` (level1, cascade or decoders) of the model in `models`; the result is in `out`.
+
+    rooms: a folder that others fill; it starts with `least` of them. beside: the part decoders leaves most of the
+    device to the others until both diffusion models are in `out`, and learns on what these make from then on.
+    """
+    began = time.monotonic()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    networks = Networks(models, device)
+    for network in (networks.backbone, networks.camera_decoder, networks.gld_head, networks.rgb_decoder):
+        network.requires_grad_(False)
+    pool = Pool(rooms, device, most)
+    pool.watch()
+    while pool.take() < least:
+        time.sleep(0.2)
+    say(f"{part}: {pool.take()} rooms after {time.monotonic() - began:.0f} s")
+    if part != "decoders":
+        level = 1 if part == "level1" else 0
+        network = load_diffusion(find(models, "da3", f"level{level}"), "da3", level, dtype=torch.float32)
+        network = (deepened(network) if deeper else network).to(device).requires_grad_(True)
+        network.t_embedder.W.requires_grad_(False)
+        level1 = None
+        if level == 0:
+            level1 = load_diffusion(find(out, "da3", "level1"), "da3", 1, dtype=torch.float32).to(device)
+        loss = FlowLoss(networks, network, level, pixels, level1)
+        path = released_file(out, "da3", f"level{level}")
+        if compile:
+            for block in network.blocks:
+                block.compile(dynamic=True)
+        fit(
+            loss,
+            pool,
+            lambda ema: write_diffusion(path, network, ema),
+            seconds,
+            pictures,
+            lr,
+            say,
+            seed,
+            precision=precision,
+        )
+        return
+    decoders = DecoderLoss(networks)
+    decoders.trained.requires_grad_(True)
+    files = [released_file(out, "da3", name) for name in ("level0", "level1")]
+    read = 0.0
+
+    def share(done: float) -> float:
+        nonlocal read
+        if not all(file.exists() for file in files):
+            return 0.4 if beside else 1.0
+        if max(file.stat().st_mtime for file in files) > read:
+            read = time.time()
+            decoders.diffusion = {
+                level: load_diffusion(file, "da3", level, dtype=torch.float32).to(device)
+                for level, file in enumerate(files)
+            }
+        return 1.0
+
+    def write(ema: dict[str, Tensor]) -> None:
+        values = {**decoders.state_dict(), **ema}
+        state = dict(networks.backbone.state_dict())
+        state |= {
+            f"blocks.{8 + int(n.split('.')[0])}.{n.split('.', 1)[1]}": v for n, v in part_of(values, "blocks").items()
+        }
+        state |= {f"norm.{name}": value for name, value in part_of(values, "norm").items()}
+        model = {DA3_PREFIX + name: value for name, value in state.items()}
+        model |= {f"model.head.{name}": value for name, value in part_of(values, "gld_head").items()}
+        model |= {f"model.cam_dec.{name}": value for name, value in part_of(values, "camera_decoder").items()}
+        write_model(out, {name: value.detach().float().cpu().contiguous() for name, value in model.items()})
+        write_decoders(
+            out,
+            "da3",
+            {f"networks.{k}.{n}": v for k in ("gld_head", "rgb_decoder") for n, v in part_of(values, k).items()},
+        )
+
+    fit(decoders, pool, write, seconds, pictures, lr, say, seed, share=share, precision=precision)
+
+
+def part_of(values: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return without_prefix(values, f"trained.{name}.")
