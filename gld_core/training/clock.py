@@ -30,7 +30,8 @@ COLOURS_MIXED = 0.3
 ORDERS = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
 # How often a size is drawn; of the largest, a quarter as many scenes fit.
 SHARES = {SIZES[0]: 0.7, SIZES[-1]: 0.15, LARGE_SIZE: 0.15}
-VIEWS, SOURCES = (4, 6, 6, 6, 8), (1, 2, 2, 3, 4)
+# Numbers of views of a scene for the diffusion models and for the decoders, and of sources among them.
+VIEWS, DECODER_VIEWS, SOURCES = (4, 6, 6, 6, 8, 10), (2, 4, 4, 6, 6, 8), (1, 2, 2, 3, 4)
 CAMERA_DROP = 0.1
 # With this the nodes sample the small model.
 SAMPLE_STEPS, CFG = 4, 1.5
@@ -453,6 +454,7 @@ def fit(
     lr: float,
     say: Callable[[str], None],
     seed: int,
+    views: tuple[int, ...] = VIEWS,
     share: Callable[[float], float] = lambda done: 1.0,
     ema_decay: float = 0.998,
     save_every: float = 40.0,
@@ -490,7 +492,7 @@ def fit(
         rate = lr * min(1.0, done / 0.02, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * done)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        scenes = pool.draw(pictures, rng)
+        scenes = pool.draw(pictures, rng, views)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             loss, figures = module(scenes)
         loss.backward()
@@ -618,7 +620,7 @@ def train(
             {f"networks.{k}.{n}": v for k in ("gld_head", "rgb_decoder") for n, v in part_of(values, k).items()},
         )
 
-    fit(decoders, pool, write, seconds, pictures, lr, say, seed, share=share, precision=precision)
+    fit(decoders, pool, write, seconds, pictures, lr, say, seed, DECODER_VIEWS, share, precision=precision)
 
 
 def part_of(values: dict[str, Tensor], name: str) -> dict[str, Tensor]:
