@@ -33,6 +33,7 @@ SHARES = {SIZES[0]: 0.7, SIZES[-1]: 0.15, LARGE_SIZE: 0.15}
 # Numbers of views of a scene for the diffusion models and for the decoders, and of sources among them.
 VIEWS, DECODER_VIEWS, SOURCES = (4, 6, 6, 6, 8, 10), (2, 4, 4, 6, 6, 8), (1, 2, 2, 3, 4)
 CAMERA_DROP = 0.1
+WARMUP = 100
 # With this the nodes sample the small model.
 SAMPLE_STEPS, CFG = 4, 1.5
 
@@ -460,7 +461,7 @@ def fit(
     save_every: float = 40.0,
     precision: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Train what asks for a gradient in `module` for so many seconds: warm-up over 2 % of them, then half a cosine.
+    """Train what asks for a gradient in `module` for so many seconds: warm-up over WARMUP steps, then half a cosine.
 
     pool: has rooms. out(averaged weights) every `save_every` seconds and at the end. share(part of the time that is
     over): of the time in which it computes, the rest it leaves to others on the same device.
@@ -489,7 +490,7 @@ def fit(
             if now - saved > save_every:
                 out(ema)
                 saved = now
-        rate = lr * min(1.0, done / 0.02, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * done)))
+        rate = lr * min(1.0, (step + 1) / WARMUP) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * done)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         scenes = pool.draw(pictures, rng, views)
