@@ -376,7 +376,7 @@ class DecoderLoss(nn.Module):
     def forward(self, scenes: Scenes) -> tuple[Tensor, dict[str, Tensor]]:
         networks, (h, w) = self.frozen[0], scenes.grid
         B, V, _, H, W = scenes.images.shape
-        kinds = ("made", "true", "made", "noisy") if self.diffusion else ("true", "true", "noisy")
+        kinds = ("true", "made", "noisy", "made") if self.diffusion else ("true", "true", "noisy")
         kind = kinds[self.step % len(kinds)]
         self.step += 1
         with torch.autocast(scenes.images.device.type, enabled=False), torch.no_grad():
