@@ -34,6 +34,8 @@ SHARES = {SIZES[0]: 0.7, SIZES[-1]: 0.15, LARGE_SIZE: 0.15}
 VIEWS, DECODER_VIEWS, SOURCES = (4, 6, 6, 6, 8, 10), (2, 4, 4, 6, 6, 8), (1, 2, 2, 3, 4)
 CAMERA_DROP = 0.1
 WARMUP = 100
+# The decoders are to learn from what the diffusion models make at last, so their rate falls late.
+DECODER_HOLD = 0.75
 # With this the nodes sample the small model.
 SAMPLE_STEPS, CFG = 4, 1.5
 
@@ -457,11 +459,13 @@ def fit(
     seed: int,
     views: tuple[int, ...] = VIEWS,
     share: Callable[[float], float] = lambda done: 1.0,
-    ema_decay: float = 0.998,
+    hold: float = 0.0,
+    ema_decay: float = 0.996,
     save_every: float = 40.0,
     precision: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Train what asks for a gradient in `module` for so many seconds: warm-up over WARMUP steps, then half a cosine.
+    """Train what asks for a gradient in `module` for so many seconds: warm-up over WARMUP steps, then half a cosine
+    once the share `hold` of the time is over.
 
     pool: has rooms. out(averaged weights) every `save_every` seconds and at the end. share(part of the time that is
     over): of the time in which it computes, the rest it leaves to others on the same device.
@@ -490,7 +494,8 @@ def fit(
             if now - saved > save_every:
                 out(ema)
                 saved = now
-        rate = lr * min(1.0, (step + 1) / WARMUP) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * done)))
+        falling = max(0.0, (done - hold) / (1 - hold))
+        rate = lr * min(1.0, (step + 1) / WARMUP) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * falling)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         scenes = pool.draw(pictures, rng, views)
@@ -621,7 +626,9 @@ def train(
             {f"networks.{k}.{n}": v for k in ("gld_head", "rgb_decoder") for n, v in part_of(values, k).items()},
         )
 
-    fit(decoders, pool, write, seconds, pictures, lr, say, seed, DECODER_VIEWS, share, precision=precision)
+    fit(
+        decoders, pool, write, seconds, pictures, lr, say, seed, DECODER_VIEWS, share, DECODER_HOLD, precision=precision
+    )
 
 
 def part_of(values: dict[str, Tensor], name: str) -> dict[str, Tensor]:
