@@ -12,6 +12,8 @@ def run(args: argparse.Namespace) -> None:
     if args.part == "rooms":
         render_until(args.data, args.processes, args.seconds)
         return
+    if args.models is None or args.out is None:
+        raise ValueError("Give the folder of the model to start from as --models, and one for the results as --out.")
     clock.train(
         args.part,
         args.models,
@@ -24,9 +26,7 @@ def run(args: argparse.Namespace) -> None:
         choose_device(args.device),
         args.pixels,
         args.least,
-        args.most,
         args.beside,
-        args.compile,
         args.deeper,
         DTYPES[args.precision],
         say,
@@ -57,7 +57,6 @@ def add(commands) -> None:
         "--pixels", type=float, default=1.0, help="level1: weight of the decoded pictures in the loss (default 1)"
     )
     command.add_argument("--least", type=int, default=400, help="number of rooms to begin with (default 400)")
-    command.add_argument("--most", type=int, help="largest number of rooms to use (default: all that come)")
     command.add_argument(
         "--beside",
         action="store_true",
@@ -65,7 +64,6 @@ def add(commands) -> None:
         "what these make too",
     )
     command.add_argument("--deeper", action="store_true", help="add a block to the condition encoder before it starts")
-    command.add_argument("--compile", action="store_true", help="compile the blocks of the diffusion models")
     command.add_argument(
         "--precision", choices=tuple(DTYPES)[:2], default="bfloat16", help="type of the products (default bfloat16)"
     )

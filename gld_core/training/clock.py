@@ -80,7 +80,6 @@ class Pool:
 
     folder: Path
     device: torch.device
-    most: int | None = None
     stacks: dict[tuple[int, int], Stack] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
     waiting: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
@@ -97,7 +96,7 @@ class Pool:
 
     def read(self) -> None:
         for path in sorted(self.folder.glob("room_*.npz")):
-            if path.name in self.known or (self.most is not None and len(self.known) >= self.most):
+            if path.name in self.known:
                 continue
             self.known.add(path.name)
             room = read_room(self.folder, int(path.stem.removeprefix("room_")))
@@ -545,9 +544,7 @@ def train(
     device: torch.device,
     pixels: float,
     least: int,
-    most: int | None,
     beside: bool,
-    compile: bool,
     deeper: bool,
     precision: torch.dtype,
     say: Callable[[str], None],
@@ -556,17 +553,24 @@ def train(
 
     rooms: a folder that others fill; it starts with `least` of them. beside: the part decoders leaves most of the
     device to the others until both diffusion models are in `out`, and learns on what these make from then on.
+    ValueError for numbers that nothing can be trained with.
     """
+    if min(seconds, pictures, lr, least) <= 0:
+        raise ValueError("--seconds, --pictures, --lr and --least have to be above 0.")
     began = time.monotonic()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     networks = Networks(models, device)
     for network in (networks.backbone, networks.camera_decoder, networks.gld_head, networks.rgb_decoder):
         network.requires_grad_(False)
-    pool = Pool(rooms, device, most)
+    pool = Pool(rooms, device)
     pool.watch()
-    while pool.take() < least:
+    said = began
+    while (found := pool.take()) < least:
         time.sleep(0.2)
-    say(f"{part}: {pool.take()} rooms after {time.monotonic() - began:.0f} s")
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            say(f"{part}: {rooms} has {found} rooms of the {least} to begin with; the part rooms renders more.")
+    say(f"{part}: {found} rooms after {time.monotonic() - began:.0f} s")
     if part != "decoders":
         level = 1 if part == "level1" else 0
         network = load_diffusion(find(models, "da3", f"level{level}"), "da3", level, dtype=torch.float32)
@@ -577,9 +581,6 @@ def train(
             level1 = load_diffusion(find(out, "da3", "level1"), "da3", 1, dtype=torch.float32).to(device)
         loss = FlowLoss(networks, network, level, pixels, level1)
         path = released_file(out, "da3", f"level{level}")
-        if compile:
-            for block in network.blocks:
-                block.compile(dynamic=True)
         fit(
             loss,
             pool,

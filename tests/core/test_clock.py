@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gld_core import Cameras, checkpoints
+from gld_core.__main__ import main
 from gld_core.autoencoder import Views
 from gld_core.conditioning import conditions
 from gld_core.pipeline import load_autoencoder
@@ -95,7 +96,7 @@ def test_each_part_ends_with_its_time_and_writes_what_is_loaded(random_models, r
     for part in ("level1", "cascade", "decoders"):
         clock.train(
             part, random_models, tmp_path, rooms, 2.0, 8, 1e-3, 0, torch.device("cpu"),
-            pixels=1.0, least=2, most=None, beside=True, compile=False, deeper=False,
+            pixels=1.0, least=2, beside=True, deeper=False,
             precision=torch.float32, say=lines.append,
         )  # fmt: skip
     assert [line.split(":")[0] for line in lines if "rooms after" in line] == ["level1", "cascade", "decoders"]
@@ -121,3 +122,11 @@ def test_rooms_are_rendered_in_turn_with_other_worlds_and_large_pictures():
     assert (len(others), len(large)) == (40, 20)
     assert {kind_of(seed)[1] for seed in others} == {"studio", "outdoors", "objects"}
     assert len({kind_of(seed)[1] for seed in large}) > 1
+
+
+def test_the_command_says_what_it_needs_before_it_reads_anything(rooms, capsys):
+    assert main(["clock", "level1", "--data", str(rooms), "--seconds", "5"]) == 2
+    assert "as --models" in capsys.readouterr().err
+    given = ["--models", "nowhere", "--out", "made", "--pictures", "0"]
+    assert main(["clock", "level1", "--data", str(rooms), "--seconds", "5", *given]) == 2
+    assert "above 0" in capsys.readouterr().err
