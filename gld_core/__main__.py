@@ -1,4 +1,5 @@
-"""Command line: `python -m gld_core views | eval | train | clock | convert | demo`. Progress to stderr, errors in one sentence.
+"""Command line: `python -m gld_core views | eval | train | clock | convert | demo`. Progress to stderr, errors in one
+sentence.
 
 Exit codes: 0 done, 1 one or more of many scenes failed, 2 something is wrong with what was given, 130 interrupted.
 """
