@@ -324,6 +324,38 @@ def template_inputs(server):
     shutil.copy(COMFYUI / "input" / "example.png", server.base / "input")
 
 
+def settle(page) -> None:
+    """Until a page has drawn what has changed and has nothing left to do, three times."""
+    page.evaluate(
+        """async () => {
+            for (let turn = 0; turn < 3; turn++) {
+                await new Promise(requestAnimationFrame)
+                await new Promise(done => requestIdleCallback(done, { timeout: 3000 }))
+            }
+        }"""
+    )
+
+
+def wait_for_page(page) -> None:
+    """Until a page that is being loaded has its nodes and its first workflow, and nothing lies over it."""
+    page.wait_for_function(
+        """!!(window.app?.graph && window.LiteGraph?.registered_node_types?.GLDDecodeRGB
+            && app.extensionManager.workflow?.activeWorkflow && !app.extensionManager.spinner
+            && !document.querySelector('.p-blockui-mask'))"""
+    )
+    page.wait_for_load_state("networkidle")
+    settle(page)
+
+
+def eventually(page, expression: str, value, argument=None) -> None:
+    """An expression of the page has a value, at once or after what the page is still about."""
+    for _ in range(300):
+        if page.evaluate(expression, argument) == value:
+            return
+        page.wait_for_timeout(100)
+    assert page.evaluate(expression, argument) == value
+
+
 @contextmanager
 def open_pages(url: str):
     """open_page(address, **context) -> the web page in headless Chromium, ready; address: by default the given one;
@@ -338,11 +370,9 @@ def open_pages(url: str):
 
         def open_page(address: str = url, **context):
             page = browser.new_page(**{"viewport": {"width": 2400, "height": 1150}, **context})
+            page.set_default_timeout(60_000)
             page.goto(address)
-            page.wait_for_function(
-                "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.GLDDecodeRGB)", timeout=120_000
-            )
-            page.wait_for_timeout(3000)
+            wait_for_page(page)
             return page
 
         yield open_page

@@ -26,7 +26,7 @@ def npm(tmp_path_factory):
 
     def run(*arguments: str) -> Path:
         command = [executable, *arguments, "--no-audit", "--no-fund"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
         if done.returncode:
             pytest.skip(f"npm {' '.join(arguments)} failed, so nothing was checked: {done.stderr[-300:]}")
         return folder
@@ -62,7 +62,7 @@ def test_the_types_hold(npm):
     for part in ("web/editor", "tests/web"):
         shutil.copytree(ROOT / part, folder / part, dirs_exist_ok=True)
     command = [str(folder / "node_modules/.bin/tsc"), "-p", "tests/web/tsconfig.json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout
 
 

@@ -47,7 +47,7 @@ def test_a_node_speaks_the_users_language(open_page, server, language, browser_l
     assert page.evaluate(label, "motion.ease") == f"{offered['ease']['none']} (none)"
     # A choice brings its own list.
     page.evaluate("app.graph.nodes[0].widgets.find(widget => widget.name === 'motion').value = 'keyframes'")
-    page.wait_for_timeout(500)
+    page.wait_for_function("app.graph.nodes[0].widgets.some(widget => widget.name === 'motion.lens')")
     assert page.evaluate(label, "motion.lens") == f"{offered['lens']['source']} (source)"
     page.screenshot(path=server.base / f"{language}.png")
     page.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import COMFYUI
+from tests.conftest import COMFYUI, eventually, settle
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
@@ -51,14 +51,14 @@ def mode(request, any_page):
 
 def set_vue(page, on: bool) -> None:
     page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
-    page.wait_for_timeout(500)
+    settle(page)
 
 
 def load_graph(page, path: Path) -> dict:
     """Load a graph; the API form that the page makes of it."""
     page.evaluate("app.graph.clear()")
     page.evaluate("data => app.loadGraphData(data)", json.loads(path.read_text(encoding="utf-8")))
-    page.wait_for_timeout(1000)
+    settle(page)
     prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
     # The page's own widget on 3D viewers, which no node asks for.
     for node in prompt.values():
@@ -87,7 +87,7 @@ def test_a_workflow_opens_and_is_its_api_form(any_page, mode, name):
     )
     assert missing == [] and errors == []
     assert any_page.locator(".p-toast-message-error, .p-toast-message-warn, [role=dialog]").count() == 0
-    assert overlaps(any_page, mode) == []
+    eventually(any_page, OVERLAPS, [], mode == "vue")
     assert opening_scale(any_page) > 0.6, "its text is shown when it is opened"
 
 
@@ -118,10 +118,6 @@ OVERLAPS = """vue => {
 }"""
 
 
-def overlaps(page, mode: str) -> list:
-    return page.evaluate(OVERLAPS, mode == "vue")
-
-
 @pytest.mark.parametrize("name", [path.stem for path in sorted(OLD.glob("gld_*.json"))])
 def test_a_workflow_of_version_0_1_0_opens_with_all_it_says(page, name):
     made = load_graph(page, OLD / f"{name}.json")
@@ -135,8 +131,10 @@ def test_a_workflow_of_version_0_1_0_opens_with_all_it_says(page, name):
 def test_it_opens_from_the_templates_dialog(page):
     page.evaluate("app.graph.clear()")
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    # Where ComfyUI's own templates are installed they come first.
+    page.get_by_role("dialog").get_by_placeholder("Search").fill("GLD photograph to video")
     page.get_by_test_id("template-workflow-GLD photograph to video").click()
-    page.wait_for_function("app.graph.nodes.some(n => n.type === 'GLDMoveCamera')", timeout=20_000)
+    page.wait_for_function("app.graph.nodes.some(n => n.type === 'GLDMoveCamera')")
     page.get_by_test_id("dialog-overlay").wait_for(state="detached")
 
 
@@ -156,32 +154,30 @@ def run_small(page, **values):
 def test_a_photograph_becomes_a_video_and_a_mesh_by_button(any_page, mode):
     """With few views and steps; what the node's viewer shows lies inside the node, below its settings."""
     load(any_page, "GLD photograph to video")
-    with any_page.expect_response(lambda response: "filename=gld_" in response.url, timeout=120_000) as shown:
+    with any_page.expect_response(lambda response: "filename=gld_" in response.url) as shown:
         run_small(any_page, steps=2, number=3, seed=len(mode))
     assert shown.value.ok
     viewer = "app.graph.nodes.find(n => n.type === 'GLDExportGLB').widgets.find(w => w.name === 'preview').element"
-    any_page.wait_for_function(f"{viewer}.querySelectorAll('canvas').length > 0", timeout=60_000)
+    any_page.wait_for_function(f"{viewer}.querySelectorAll('canvas').length > 0")
     any_page.wait_for_function(
         "app.graph.nodes.filter(n => n.type === 'SaveVideo').every(n => n.images?.length || n.imgs?.length || "
-        "app.nodeOutputs[n.id])",
-        timeout=120_000,
+        "app.nodeOutputs[n.id])"
     )
     if mode == "vue":
-        inside, last = any_page.evaluate(
-            f"""() => {{
-                const node = app.graph.nodes.find(n => n.type === 'GLDExportGLB')
-                const root = document.querySelector(`[data-node-id="${{node.id}}"]`)
-                const canvas = {viewer}.querySelector('canvas').getBoundingClientRect()
-                const box = root.getBoundingClientRect()
-                const settings = [...root.querySelectorAll('input, button')].filter(e => !{viewer}.contains(e))
-                return [canvas.y > box.y + 20 && canvas.bottom <= box.bottom + 1,
-                        settings.filter(e => {{
-                            const r = e.getBoundingClientRect()
-                            return r.height && r.y < canvas.bottom - 2 && canvas.y < r.bottom - 2
-                        }}).length]
-            }}"""
-        )
-        assert inside and last == 0
+        # Whether the canvas lies inside the node, and the settings that it lies on.
+        place = f"""() => {{
+            const node = app.graph.nodes.find(n => n.type === 'GLDExportGLB')
+            const root = document.querySelector(`[data-node-id="${{node.id}}"]`)
+            const canvas = {viewer}.querySelector('canvas').getBoundingClientRect()
+            const box = root.getBoundingClientRect()
+            const settings = [...root.querySelectorAll('input, button')].filter(e => !{viewer}.contains(e))
+            return [canvas.y > box.y + 20 && canvas.bottom <= box.bottom + 1,
+                    settings.filter(e => {{
+                        const r = e.getBoundingClientRect()
+                        return r.height && r.y < canvas.bottom - 2 && canvas.y < r.bottom - 2
+                    }}).length]
+        }}"""
+        eventually(any_page, place, [True, 0])
 
 
 @pytest.mark.parametrize("host", ["server", "newest_server"])
@@ -194,9 +190,8 @@ def test_the_blueprint_is_in_the_node_library_and_runs(request, open_page, host)
     page.keyboard.press("n")
     page.get_by_placeholder("Search").first.fill(BLUEPRINT)
     page.get_by_text(BLUEPRINT, exact=True).first.click()
-    page.mouse.move(1400, 400)
-    page.mouse.click(1400, 400)
-    page.wait_for_function("app.graph.nodes.some(node => node.isSubgraphNode?.())", timeout=20_000)
+    put_down(page, 1400, 400)
+    page.wait_for_function("app.graph.nodes.some(node => node.isSubgraphNode?.())")
     page.keyboard.press("n")
     page.evaluate(
         """() => {
@@ -216,9 +211,8 @@ def test_the_blueprint_is_in_the_node_library_and_runs(request, open_page, host)
     )
     before = set((server.base / "output").rglob("*.mp4"))
     page.get_by_text("Run", exact=True).first.click()
-    page.wait_for_function(
-        "app.graph.nodes.find(node => node.type === 'SaveImage').imgs?.length === 3", timeout=120_000
-    )
+    page.wait_for_function("app.graph.nodes.find(node => node.type === 'SaveImage').imgs?.length === 3")
+    wait_for_output(page, server, "*.mp4", before)
     page.close()
     assert len(set((server.base / "output").rglob("*.mp4")) - before) == 1
 
@@ -241,12 +235,25 @@ def drag(page, start: list, end: tuple) -> None:
     page.mouse.up()
 
 
+def put_down(page, x: int, y: int) -> None:
+    """A new node, which hangs on the mouse, at a place of the screen."""
+    lying = "app.graph.nodes.filter(node => !node.flags.ghost).length"
+    before = page.evaluate(lying)
+    settle(page)
+    page.mouse.move(x, y)
+    page.mouse.click(x, y)
+    page.wait_for_function(f"before => {lying} > before", arg=before)
+
+
 def wait_for_output(page, server, pattern: str, before: set) -> None:
-    """Until a file is there that was not before, or for two minutes."""
-    for _ in range(240):
+    """Until a file is there that was not before, or for ten minutes."""
+    for _ in range(1200):
         page.wait_for_timeout(500)
         if set((server.base / "output").rglob(pattern)) - before:
             break
+
+
+FOCUSED = "document.activeElement?.placeholder ?? ''"
 
 
 def test_from_an_empty_page_to_a_video_takes_12_clicks(server, open_page):
@@ -255,18 +262,15 @@ def test_from_an_empty_page_to_a_video_takes_12_clicks(server, open_page):
     page.evaluate("app.graph.clear()")
     clicks = 1
     page.get_by_text("Nodes", exact=True).first.click()
-    page.wait_for_timeout(1500)
+    page.wait_for_function(f"({FOCUSED}).includes('Search')")
     for name, x in (("Load Image", 480), (BLUEPRINT, 860), ("Save Video", 1240)):
-        if "Search" not in page.evaluate("document.activeElement?.placeholder ?? ''"):
+        if "Search" not in page.evaluate(FOCUSED):
             page.get_by_placeholder("Search").first.click()
             clicks += 1
         page.keyboard.press("Control+a")
         page.keyboard.type(name)
-        page.wait_for_timeout(1500)
         page.get_by_text(name, exact=True).first.click()
-        page.mouse.move(x, 250)
-        page.mouse.click(x, 250)
-        page.wait_for_timeout(1000)
+        put_down(page, x, 250)
         clicks += 2
     for start, end in (
         (("LoadImage", "IMAGE", True), ("", "images", False)),
@@ -292,14 +296,12 @@ def test_from_an_empty_page_to_a_video_takes_25_clicks_without_the_blueprint(ser
     page.evaluate("app.graph.clear(); app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [200, 200]")
 
     def choose(name: str, x: int, y: int) -> None:
-        page.wait_for_timeout(700)
+        page.wait_for_function(f"({FOCUSED}).startsWith('Add a node')")
         page.keyboard.type(name)
-        page.wait_for_timeout(1000)
+        page.get_by_role("option", selected=True).filter(has_text=name).wait_for()
         page.keyboard.press("Enter")
-        page.wait_for_timeout(700)
-        page.mouse.move(x, y)
-        page.mouse.click(x, y)
-        page.wait_for_timeout(300)
+        page.get_by_placeholder("Add a node").wait_for(state="detached")
+        put_down(page, x, y)
 
     page.mouse.dblclick(150, 160)
     choose("Load Image", 150, 160)
@@ -311,7 +313,7 @@ def test_from_an_empty_page_to_a_video_takes_25_clicks_without_the_blueprint(ser
         (["GLDMoveCamera", "cameras", True], "Encode GLD Views", 730, 160),
         (["GLDEncodeViews", "views", True], "Sample GLD", 900, 160),
         (["GLDSample", "level1", True], "Decode GLD RGB", 1100, 160),
-        (["GLDDecodeRGB", "images", True], "SaveWEBM", 1300, 400),
+        (["GLDDecodeRGB", "images", True], "Save WEBM", 1300, 400),
     ):
         page.keyboard.down("Shift")
         drag(page, start, (x, y))
