@@ -4,7 +4,6 @@ The command line's options, the keys of a list file and the arguments of `gld_co
 """
 
 import inspect
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
@@ -16,6 +15,7 @@ from ..checkpoints import RELEASED_SIZE
 from ..export.scenes import AXES, EXPORTS, KINDS
 from ..flow import LARGEST_SHIFT, quick_steps
 from ..io.files import check_names
+from ..io.parsing import parse_json, text_lines
 from ..io.scenes import view_numbers
 
 PATHS = (*MOTIONS, "interpolate", "keyframes")
@@ -141,6 +141,9 @@ class Job:
         for one in fields(self):
             if one.metadata:
                 check_value(one, getattr(self, one.name))
+        for name in ("input", "path"):
+            if "\0" in (getattr(self, name) or ""):
+                raise ValueError(f"{name} is {getattr(self, name)[:60]!r}, which no file is called; give another.")
         if self.name:
             check_names([self.name], 1)
         if self.size is not None and self.size % 14:
@@ -217,14 +220,11 @@ def read_list(path: Path, defaults: Mapping[str, Any]) -> list[Job]:
     paths start at the list's folder. ValueError names the line.
     """
     jobs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
         what = f"{path}, line {number},"
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{what} is no JSON ({error}).") from None
+        values = parse_json(line, what)
         if not isinstance(values, dict):
             raise ValueError(f'{what} is no JSON object; write {{"input": "photograph.jpg"}}.')
         for key in ("input", "path"):
