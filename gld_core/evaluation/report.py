@@ -119,4 +119,4 @@ def write_results(
     with atomic(out / f"{stem}.json") as temporary:
         temporary.write_text(to_json(content) + "\n", encoding="utf-8")
     with atomic(out / f"{stem}.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

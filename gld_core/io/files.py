@@ -8,6 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+# Bytes of a name: file systems take 255 with its extension. Japanese has three of them a character.
+LONGEST_NAME = 240
+# Characters of a name that the name of its temporary file has.
+SHOWN = 40
+
+
 def check_new(path: str | Path) -> None:
     """Raise FileExistsError, with the cure, if something exists at `path`."""
     if os.path.lexists(path):
@@ -20,7 +26,7 @@ def plain_name(name: str) -> bool:
         name.strip() not in ("", ".", "..")
         and not set(name) & set('/\\:*?"<>|')
         and name.isprintable()
-        and len(name) <= 200
+        and len(name.encode()) <= LONGEST_NAME
     )
 
 
@@ -31,7 +37,7 @@ def check_names(names: Sequence[str], views: int) -> None:
     for place, name in enumerate(names):
         if name in names[:place] or not plain_name(name):
             raise ValueError(
-                f"The view name {name[:40]!r} is given twice or is no plain file name of up to 200 characters; choose "
+                f"The view name {name[:40]!r} is given twice or is no plain file name of up to {LONGEST_NAME} bytes; choose "
                 "another."
             )
 
@@ -47,7 +53,7 @@ def atomic(path: str | Path, replace: bool = True) -> Iterator[Path]:
     if not replace:
         check_new(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:SHOWN]}-", suffix=path.suffix, dir=path.parent)
     temporary = Path(name)
     try:
         os.close(handle)
@@ -70,7 +76,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     check_new(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as outer:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name[:SHOWN]}-", dir=path.parent) as outer:
         temporary = Path(outer) / path.name
         temporary.mkdir()
         yield temporary
