@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -148,14 +150,19 @@ def scene_splats(
     return refine(splats, pictures, maps.cameras, weights, steps, device=device, callback=callback, pause=pause)
 
 
+def video_package() -> ModuleType:
+    """PyAV. ValueError where it is not installed."""
+    try:
+        return import_module("av")
+    except ImportError:
+        raise ValueError("The export video needs the package av; install it with: pip install av") from None
+
+
 def write_video(path: str | Path, images: Tensor, fps: int) -> None:
     """(V, 3, H, W) images in [0, 1] -> an H.264 .mp4. Width and height are cut to even numbers, which H.264 needs.
     ValueError where the package av is not installed.
     """
-    try:
-        import av
-    except ImportError:
-        raise ValueError("The export video needs the package av; install it with: pip install av") from None
+    av: Any = video_package()
     with atomic(path) as temporary, av.open(str(temporary), "w", format="mp4") as file:
         stream: Any = file.add_stream("libx264", rate=fps, options={"crf": "12"})
         stream.height, stream.width = (side // 2 * 2 for side in images.shape[2:])

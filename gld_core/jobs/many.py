@@ -6,6 +6,7 @@ done to a scene are `Stages`: `scene` makes its views, `measure` measures a mode
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from ..pipeline import GLD, load, own_settings
 from . import scene
 from .description import Job
 from .results import (
+    check_apart,
     check_free,
     read_result,
     remove_abandoned,
@@ -94,6 +96,8 @@ def named(jobs: Sequence[Any], out: Path) -> list[tuple[Any, Path]]:
     """Each job with the folder of its result. ValueError where two have the same."""
     folders: dict[str, Any] = {}
     for job in jobs:
+        if re.fullmatch(r"results(-\d+-of-\d+)?\.(json|jsonl|md)", job.folder_name):
+            raise ValueError(f"{job.input} would be written to {out / job.folder_name}, the table's place; name it.")
         if job.folder_name in folders:
             raise ValueError(
                 f"{folders[job.folder_name].input} and {job.input} would both be written to {out / job.folder_name}; "
@@ -217,6 +221,8 @@ def run_many(
     for job in jobs:
         job.check()
     work = list(shard(named([models.settle(job) for job in jobs], out)))
+    for job, folder in work:
+        check_apart(job, folder)
     weights = models.hash()
     tabulate = tabulate or write_table
     out.mkdir(parents=True, exist_ok=True)
@@ -282,7 +288,7 @@ def write_table(out: Path, outcomes: Sequence[Outcome]) -> None:
     """results.jsonl and results.md: a line a scene."""
     write_lines(out, outcomes)
     with atomic(out / f"{table_stem()}.md") as temporary:
-        temporary.write_text(markdown(outcomes), encoding="utf-8")
+        temporary.write_text(markdown(outcomes), encoding="utf-8", errors="backslashreplace")
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
@@ -309,6 +315,7 @@ def run_one(
     """One job into `out` itself, or nothing where it is finished there. Raises ValueError for what cannot be used."""
     started = time.monotonic()
     job.check()
+    check_apart(job, out)
     job = models.settle(job)
     weights = None
     if read_result(out) is not None:

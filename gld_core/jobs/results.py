@@ -20,7 +20,7 @@ from typing import Any
 
 from .. import checkpoints
 from ..io.cameras import files_in
-from ..io.files import atomic
+from ..io.files import SHOWN, atomic
 
 RESULT = "result.json"
 # Fields of a job that are paths of files that it reads.
@@ -51,7 +51,7 @@ def input_stamp(job: Any) -> str:
     for start in filter(None, (getattr(job, name, None) for name in PATHS)):
         for path in files_in(Path(start)):
             status = path.stat()
-            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(path.name) + f" {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -116,6 +116,13 @@ def check_free(folder: Path, overwrite: bool = False) -> None:
         )
 
 
+def check_apart(job: Any, folder: Path) -> None:
+    """Raise ValueError where the folder lies in one that the job reads, whose part it would be at the next start."""
+    for start in filter(None, (getattr(job, name, None) for name in PATHS)):
+        if os.path.isdir(start) and folder.resolve().is_relative_to(Path(start).resolve()):
+            raise ValueError(f"The results' folder {folder} lies in {start}, which is read; choose an --out beside it.")
+
+
 @contextmanager
 def result_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into, which becomes `folder` when the block ends, or is removed where it raises. Where `folder`
@@ -126,7 +133,7 @@ def result_folder(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     # A process that died at this scene, as a worker of a cluster does, is not waited for until the next start.
     remove_abandoned(folder.parent, folder.name)
-    prefix = f".{folder.name}{PARTIAL}{socket.gethostname()}-{os.getpid()}-"
+    prefix = f".{folder.name[:SHOWN]}{PARTIAL}{socket.gethostname()}-{os.getpid()}-"
     temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     temporary.chmod(0o755)
     try:
@@ -161,7 +168,7 @@ def remove_abandoned(parent: Path, scene: str | None = None) -> None:
     """Remove what processes of this machine that no longer run have left half written, of one scene or of all; and what
     those of other machines have not touched for a week.
     """
-    for folder in parent.glob(f".{'*' if scene is None else glob.escape(scene)}{PARTIAL}*"):
+    for folder in parent.glob(f".{'*' if scene is None else glob.escape(scene[:SHOWN])}{PARTIAL}*"):
         writer, _, number = folder.name.rpartition(PARTIAL)[2].rpartition("-")[0].rpartition("-")
         if writer == socket.gethostname():
             abandoned = number.isdecimal() and not is_running(int(number))

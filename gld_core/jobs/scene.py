@@ -18,7 +18,7 @@ from ..cameras.conventions import check_scene
 from ..evaluation.report import means, picture_errors
 from ..export.pictures import contact_sheet, depth_to_color, depth_unit, write_depth_png
 from ..export.ply import write_ply
-from ..export.scenes import EXPORTS, Decoded
+from ..export.scenes import EXPORTS, Decoded, video_package
 from ..flow import QUICK, RELEASED, Callback, Sampling
 from ..geometry.depth_maps import confidence_threshold
 from ..geometry.points import point_cloud
@@ -29,7 +29,7 @@ from ..io.posed_folders import write_npz
 from ..io.scenes import Scene, interpolate
 from ..pipeline import GLD, load, own_settings
 from .description import DEFAULT_MOTION, Job
-from .results import check_free, result_folder, write_result
+from .results import check_apart, check_free, result_folder, write_result
 
 # The models were trained on up to eight views, of which one to four are sources.
 MOST_PHOTOGRAPHS = 4
@@ -101,6 +101,8 @@ def read(job: Job) -> Given:
     cannot be used.
     """
     job.check()
+    if "video" in job.export:
+        video_package()
     scene = read_scene(job.input, job.size)
     known = scene.posed and not (job.motion or job.path)
     if not scene.posed and job.targets is not None:
@@ -160,6 +162,8 @@ def make(job: Job, given: Given, gld: GLD, progress: Callable[[str], Callback | 
     """The views of a `settled` job. progress(stage) gives the callback of a sampling."""
     cameras, names = place_targets(job, given, gld)
     N, V = len(given.photographs), len(cameras)
+    if job.confirmed_by >= V and set(job.export) - {"video"}:
+        raise ValueError(f"confirmed_by is {job.confirmed_by}, and a view has {V - 1} others; lower it.")
     views = gld.encode_views(given.photographs, cameras)
     together = job.window == 0
     if together:
@@ -241,6 +245,7 @@ def run(
         job = replace(job, **settings)
     started = time.monotonic()
     if out is not None:
+        check_apart(job, Path(out))
         check_free(Path(out))
     if gld is not None:
         job = job.settled(gld.own_size, gld.own_steps)

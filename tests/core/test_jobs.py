@@ -113,7 +113,9 @@ def test_a_list_has_the_jobs_settings_as_keys_over_those_of_the_command_line(tmp
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("{", "line 1, is no JSON"),
+        ("{", "line 1, is not JSON"),
+        ("[" * 100_000, "line 1, is not JSON"),
+        ('{"input": "a\\u0000b"}', "line 1,: input is .* no file is called"),
         ("[]", "line 1, is no JSON object"),
         ('{"seed": 1}', "line 1, has no input"),
         ('{"input": "a", "sede": 1}', "line 1, has the key 'sede'"),
@@ -126,6 +128,57 @@ def test_a_list_that_cannot_be_meant_is_one_sentence_that_names_the_line(tmp_pat
     path.write_text(line, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_list(path, {})
+
+
+def test_a_list_is_read_as_other_programs_write_it(tmp_path):
+    """With a byte-order mark, and a line separator of Unicode in a name, which ends no line of JSON."""
+    path = tmp_path / "list.jsonl"
+    path.write_text('{"input": "a\u2028b.png"}\n{"input": "c.png"}\n', encoding="utf-8-sig")
+    assert [Path(job.input).name for job in read_list(path, {})] == ["a\u2028b.png", "c.png"]
+
+
+@pytest.mark.parametrize("name", ["\N{CJK UNIFIED IDEOGRAPH-9577}" * 80, "a" * 250], ids=["Japanese", "Latin"])
+def test_a_name_as_long_as_file_systems_take_has_a_result(tmp_path, photograph, name):
+    photograph = shutil.copy(photograph, tmp_path / f"{name}.png")
+    outcomes = run_many([Job(str(photograph), **QUICK, number=1)], tmp_path / "out", MODELS, silent)
+    assert outcomes[0].state == DONE, outcomes[0].text
+    assert (tmp_path / "out" / name / "transforms.json").is_file()
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="these take no other names than Unicode")
+def test_a_name_that_is_not_unicode_has_a_result_and_a_line_in_the_table(tmp_path, photograph):
+    name = os.fsdecode(b"caf\xe9")
+    photograph = shutil.copy(photograph, tmp_path / f"{name}.png")
+    outcomes = run_many([Job(str(photograph), **QUICK, number=1)], tmp_path / "out", MODELS, silent)
+    assert outcomes[0].state == DONE, outcomes[0].text
+    assert "| caf\\udce9 | done |" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+
+
+def test_results_are_not_put_into_the_folder_that_they_are_made_of(tmp_path, photograph, gld):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    shutil.copy(photograph, photographs)
+    with pytest.raises(ValueError, match="lies in .* which is read"):
+        gld_core.run(str(photographs), photographs / "results", gld, **QUICK)
+    with pytest.raises(ValueError, match="lies in .* which is read"):
+        run_many([Job(str(photographs), **QUICK)], photographs / "results", MODELS, silent)
+    assert len(list(photographs.iterdir())) == 1
+
+
+def test_a_scene_is_not_put_in_the_place_of_the_table(tmp_path):
+    with pytest.raises(ValueError, match="the table's place"):
+        run_many([Job("scene", name="results.md")], tmp_path, MODELS, silent)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [({"export": ("video",)}, "needs the package av"), ({"export": ("glb",), "confirmed_by": 2}, "has 1 others")],
+)
+def test_what_an_export_lacks_is_said_before_a_view_is_sampled(photograph, gld, monkeypatch, settings, message):
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setattr(type(gld), "sample_level1", None)
+    with pytest.raises(ValueError, match=message):
+        gld_core.run(str(photograph), None, gld, **QUICK, number=1, **settings)
 
 
 def test_every_setting_is_an_option_of_the_command_line_with_its_range(capsys):
