@@ -250,7 +250,9 @@ def glb_bytes(
     for part in parts:
         builder.add(part, matrix)
     if not builder.buffer:
-        raise ValueError("The scene has no point left; lower the confidence threshold, the views that must agree or the voxel.")
+        raise ValueError(
+            "The scene has no point left; lower the confidence threshold, the views that must agree or the voxel."
+        )
     if cameras is not None:
         builder.add_cameras(nearest_pinhole(cameras)[0], matrix, sources)
     return builder.glb()

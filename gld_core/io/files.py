@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-
 # Bytes of a name: file systems take 255 with its extension. Japanese has three of them a character.
 LONGEST_NAME = 240
 # Characters of a name that the name of its temporary file has.
@@ -37,8 +36,8 @@ def check_names(names: Sequence[str], views: int) -> None:
     for place, name in enumerate(names):
         if name in names[:place] or not plain_name(name):
             raise ValueError(
-                f"The view name {name[:40]!r} is given twice or is no plain file name of up to {LONGEST_NAME} bytes; choose "
-                "another."
+                f"The view name {name[:40]!r} is given twice or is no plain file name of up to {LONGEST_NAME} bytes; "
+                "choose another."
             )
 
 
