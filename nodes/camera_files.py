@@ -18,7 +18,7 @@ from ..gld_core.io.nerfstudio import write_transforms
 from ..gld_core.io.parsing import parse_json
 from ..gld_core.io.scenes import Given, Scene, scene_of
 from . import host
-from .host.folders import check_prefix, in_input_folder, input_path, save_numbered, stamp
+from .host.folders import check_prefix, check_text, in_input_folder, input_path, save_numbered, stamp
 from .host.inputs import check_choice, problem
 from .sockets import GLDCameras, indices, is_moge, source_geometry_input
 
@@ -46,6 +46,7 @@ def camera_files() -> list[str]:
 
 def camera_path(name: str) -> str:
     """ValueError where the name leaves the input folder or there is nothing."""
+    check_text("path", name)
     return input_path(name, "file or folder", "the cameras")
 
 

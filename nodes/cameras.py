@@ -20,7 +20,7 @@ from ..gld_core.io.images import fit, fitting_size
 from ..gld_core.jobs.scene import estimate
 from . import host
 from .host.families import FAMILIES
-from .host.folders import input_path, stamp
+from .host.folders import check_text, input_path, stamp
 from .host.inputs import check_choice, problem
 from .sockets import (
     DA3Geometry,
@@ -49,6 +49,7 @@ def scene_folders() -> list[str]:
 
 def scene_path(name: str) -> str:
     """Folder of a scene. ValueError where the name leaves the input folder or there is none."""
+    check_text("scene", name)
     if name in samples():
         return samples()[name]
     return input_path(name, "scene", "a folder of pictures and their cameras", folder=True)

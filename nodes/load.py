@@ -123,6 +123,7 @@ class GLDLoadBackbone(io.ComfyNode):
 
     @classmethod
     def check(cls, backbone):
+        folders.check_text("backbone", backbone)
         if backbone not in FAMILIES:
             raise ValueError(f"There is no backbone {str(backbone)[:60]!r}; choose one of {', '.join(FAMILIES)}.")
         if autoencoder_folder(backbone) is None and backbone == NANO:
@@ -320,6 +321,7 @@ class GLDLoadDiffusionModel(io.ComfyNode):
 
     @classmethod
     def check(cls, model_name):
+        folders.check_text("model_name", model_name)
         if folders.model_file(model_name) is None and model_name not in released_parts():
             raise ValueError(f"{model_name[:200]} is not in models/gld; put it there, or choose another file.")
 

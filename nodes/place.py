@@ -25,6 +25,7 @@ from ..gld_core.geometry.reprojection import reproject
 from ..gld_core.io.files import atomic
 from . import host
 from .cameras import keyframe_cameras, keyframe_input, lens_input, lens_remark
+from .host.inputs import problem
 from .sockets import (
     GLDCameras,
     fitted_geometry,
@@ -112,9 +113,8 @@ class GLDPlaceCameras(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, path):
-        if path is not None:
-            parse_path(path)
-        return True
+        # A path that comes by wire is not known yet.
+        return path is None or problem(parse_path, path)
 
     @classmethod
     def execute(cls, cameras, path, sources, min_confidence, geometry=None, images=None, keyframes=None, lens="source"):

@@ -5,7 +5,7 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import folder_paths
 
@@ -56,6 +56,12 @@ def in_input_folder(path: str | os.PathLike) -> bool:
     return folder_paths.is_within_directory(folder_paths.get_input_directory(), str(path))
 
 
+def check_text(name: str, value: Any) -> None:
+    """ValueError unless an input is text, which the host does not check where a node checks its value."""
+    if not isinstance(value, str):
+        raise ValueError(f"The input '{name}' is {str(value)[:60]}, which is no text; give a name.")
+
+
 def input_path(name: str, kind: str, content: str, folder: bool = False) -> str:
     """Path of a file or folder in the input folder. ValueError where there is none, or where it leads out."""
     top = folder_paths.get_input_directory()
@@ -70,6 +76,7 @@ def input_path(name: str, kind: str, content: str, folder: bool = False) -> str:
 
 def check_prefix(prefix: str) -> None:
     """ValueError unless a 'filename_prefix' can be a name in the output folder."""
+    check_text("filename_prefix", prefix)
     top, name = folder_paths.get_output_directory(), os.path.normpath(prefix)
     parts = name.split(os.sep)
     if not folder_paths.is_within_directory(top, os.path.join(top, name)):

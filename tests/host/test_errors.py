@@ -188,6 +188,16 @@ def test_names_never_leave_their_folders(server, message, graph, only):
     assert "is not in models/gld" in message(only(graph(level1_model="../stray.pt"), "save level1"))
 
 
+@pytest.mark.parametrize("value", [5, {"a": 1}, ["room"]], ids=["number", "object", "list"])
+@pytest.mark.parametrize("node, name", [("scene", "scene"), ("model1", "model_name"), ("backbone", "backbone")])
+def test_a_name_that_is_no_text_is_said_at_its_node(server, graph, only, node, name, value):
+    prompt = only(graph(), "save level1")
+    prompt[node]["inputs"][name] = value
+    with pytest.raises(Exception, match=f"The input '{name}' is .* no text") as refused:
+        server.queue(prompt)
+    assert "Exception" not in str(refused.value)
+
+
 def test_views_that_are_not_there(message, graph, only):
     assert "There is no target view 9; the scene has views 0 to 5" in message(only(graph(targets="9"), "save level1"))
     assert "give view numbers such as '0, 3-5'" in message(only(graph(targets="all"), "save level1"))
