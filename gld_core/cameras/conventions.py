@@ -71,6 +71,11 @@ class Cameras:
         out[:, :3, 3] += self.origin
         return out
 
+    def world_points(self, xyz: Tensor) -> Tensor:
+        """Points (P, 3) from `origin` -> those of the world; float64 where `origin` is not 0, as float32 would move
+        them away from the cameras."""
+        return xyz.double() + self.origin if self.origin.any() else xyz
+
     @classmethod
     def in_world(cls, c2w: Tensor, K: Tensor, height: int, width: int) -> Cameras:
         """Cameras with float64 poses c2w (V, 4, 4). If they are FAR from 0, their mean becomes `origin`."""

@@ -101,9 +101,7 @@ def write_nerfstudio_dataset(
     cameras, error = nearest_pinhole(scene.cameras)
     chosen = even_subset(cloud.xyz, SPARSE_POINTS)
     normals = None if cloud.normals is None else cloud.normals[chosen]
-    # Far from the world's origin float32 would move the points away from the cameras.
-    xyz = cloud.xyz[chosen]
-    xyz = xyz.double() + cameras.origin if cameras.origin.any() else xyz
+    xyz = cameras.world_points(cloud.xyz[chosen])
     weights = masks(scene, photographs, progress)
     with atomic_folder(folder) as temporary:
         (temporary / "depth").mkdir()

@@ -115,7 +115,7 @@ def write_scene_glb(
 
 def scene_ply(maps: PosedDepth, cloud: PointCloud, axes: str) -> bytes:
     """A binary PLY of fused points. axes: one of AXES."""
-    xyz, normals, origin = cloud.xyz, cloud.normals, maps.cameras.origin
+    xyz, normals = cloud.xyz, cloud.normals
     assert normals is not None
     if axes != "cameras":
         matrix = gltf_transform(xyz, maps.cameras.w2c[0])
@@ -123,8 +123,8 @@ def scene_ply(maps: PosedDepth, cloud: PointCloud, axes: str) -> bytes:
             matrix = Z_UP @ matrix
         xyz = (xyz.double() @ matrix[:3, :3].T + matrix[:3, 3]).float()
         normals = (normals.double() @ matrix[:3, :3].T).float()
-    elif origin.any():
-        xyz = xyz.double() + origin
+    else:
+        xyz = maps.cameras.world_points(xyz)
     return ply_bytes(xyz, cloud.rgb, normals)
 
 

@@ -202,14 +202,17 @@ def write(job: Job, given: Given, made: Decoded, folder: Path) -> dict[str, floa
         arrays = {"depth": made.depth[view], "confidence": made.confidence[view]}
         camera = {"pose": (cameras.world_c2w if cameras.origin.any() else cameras.c2w)[view]}
         write_npz(folder / "depth" / f"{name}.npz", depth_unit=unit, **arrays, **camera, intrinsic=cameras.K[view])
-    write_transforms(folder / "transforms.json", cameras, files, depth_unit_scale_factor=unit)
+    write_transforms(
+        folder / "transforms.json", cameras, files, depth_unit_scale_factor=unit, ply_file_path="points.ply"
+    )
     threshold = confidence_threshold(made.confidence)
-    xyz, colors = point_cloud(made.depth, made.confidence, made.rgb, cameras.K, cameras.c2w, threshold)
+    pictures = torch.cat([made.photographs, made.rgb[N:]])
+    xyz, colors = point_cloud(made.depth, made.confidence, pictures, cameras.K, cameras.c2w, threshold)
     if len(xyz) > job.max_points:
         generator = torch.Generator().manual_seed(job.seed)
         kept = torch.randperm(len(xyz), generator=generator)[: job.max_points].sort().values
         xyz, colors = xyz[kept], colors[kept]
-    write_ply(folder / "points.ply", xyz, colors, replace=True)
+    write_ply(folder / "points.ply", cameras.world_points(xyz), colors, replace=True)
     labels = [f"{'source' if view < N else 'target'} {name}" for view, name in enumerate(made.names)]
     truth = [*given.photographs, *given.truth] if given.truth else [*given.photographs, *[None] * (len(labels) - N)]
     rows = {"photo": truth, "view": list(made.rgb), "depth": list(depth_to_color(made.depth))}

@@ -165,6 +165,21 @@ def test_results_are_not_put_into_the_folder_that_they_are_made_of(tmp_path, pho
     assert len(list(photographs.iterdir())) == 1
 
 
+def test_points_lie_where_the_cameras_of_a_scene_far_from_the_origin_are(tmp_path, rooms, gld):
+    """Also for nerfstudio, which finds them by the name in transforms.json."""
+    near, far = tmp_path / "near", tmp_path / "far"
+    away = torch.tensor([5e5, 4e6, 0], dtype=torch.float64)
+    images, _, cameras = render_scene(0, 4, 56, 84)
+    poses = cameras.world_c2w.clone()
+    poses[:, :3, 3] += away
+    write_scene(tmp_path / "moved", images, gld_core.Cameras.in_world(poses, cameras.K, 56, 84))
+    for out, scene in ((near, rooms / "room_0"), (far, tmp_path / "moved")):
+        gld_core.run(str(scene), out, gld, **QUICK)
+    content = json.loads((far / "transforms.json").read_text(encoding="utf-8"))
+    points = trimesh.load(far / content["ply_file_path"]).vertices - away.numpy()
+    np.testing.assert_allclose(points, trimesh.load(near / "points.ply").vertices, atol=1e-2)
+
+
 def test_a_scene_is_not_put_in_the_place_of_the_table(tmp_path):
     with pytest.raises(ValueError, match="the table's place"):
         run_many([Job("scene", name="results.md")], tmp_path, MODELS, silent)
