@@ -206,8 +206,8 @@ def write(job: Job, given: Given, made: Decoded, folder: Path) -> dict[str, floa
         folder / "transforms.json", cameras, files, depth_unit_scale_factor=unit, ply_file_path="points.ply"
     )
     threshold = confidence_threshold(made.confidence)
-    pictures = torch.cat([made.photographs, made.rgb[N:]])
-    xyz, colors = point_cloud(made.depth, made.confidence, pictures, cameras.K, cameras.c2w, threshold)
+    looks = torch.cat([made.photographs, made.rgb[N:]])
+    xyz, colors = point_cloud(made.depth, made.confidence, looks, cameras.K, cameras.c2w, threshold)
     if len(xyz) > job.max_points:
         generator = torch.Generator().manual_seed(job.seed)
         kept = torch.randperm(len(xyz), generator=generator)[: job.max_points].sort().values
