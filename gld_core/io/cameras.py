@@ -152,7 +152,7 @@ def find_scenes(path: Path) -> list[Path]:
         raise ValueError(f"{path} does not exist; give a scene, or a folder of scenes.")
     if not path.is_dir() or camera_source(path) is not None:
         return [path]
-    texts = [file for file in path.glob("*.txt") if columns(file) == 19]
+    texts = [file for file in path.glob("*.txt") if file.is_file() and columns(file) == 19]
     frames = {file.with_suffix("") for file in texts}
     folders = [folder for folder in path.iterdir() if folder.is_dir() and folder not in frames]
     found = [*texts, *(folder for folder in folders if camera_source(folder) is not None)]
@@ -191,11 +191,11 @@ def find_folders(top: Path) -> list[Path]:
 
 
 def files_in(path: Path) -> list[Path]:
-    """All files of a scene, as far as MOST_FILES go."""
+    """All files of a scene, as far as MOST_FILES go; not links that lead nowhere, and not pipes."""
     if path.is_file():
         return [path]
     walked = (Path(folder) / name for folder, _, files in os.walk(path) for name in sorted(files))
-    return list(islice(walked, MOST_FILES))
+    return list(filter(Path.is_file, islice(walked, MOST_FILES)))
 
 
 def read_folder(folder: Path, given: Given) -> Found:

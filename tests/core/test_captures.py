@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms, features
 
-from gld_core.io.cameras import find_folders, find_scenes, read_cameras, read_scene
+from gld_core.io.cameras import files_in, find_folders, find_scenes, read_cameras, read_scene
 from gld_core.io.colmap import write_colmap
 from gld_core.io.images import read_image
 from gld_core.io.nerfstudio import write_transforms
@@ -533,6 +534,16 @@ def test_folders_with_cameras_and_folders_of_pictures_are_listed(tmp_path):
     (tmp_path / "empty").mkdir()
     assert {path.name for path in find_folders(tmp_path)} == {"garden", "lego", "holiday"}
     assert [path.name for path in find_scenes(tmp_path)] == ["garden", "lego"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_folders_named_as_files_and_links_that_lead_nowhere_stop_no_search(tmp_path):
+    transforms(tmp_path / "lego")
+    (tmp_path / "notes.txt").mkdir()
+    for folder in (tmp_path, tmp_path / "lego"):
+        (folder / "gone.txt").symlink_to(tmp_path / "nowhere")
+    assert find_scenes(tmp_path) == [tmp_path / "lego"]
+    assert [path.name for path in files_in(tmp_path / "lego")] == ["transforms.json"]
 
 
 def test_only_chosen_pictures_are_decoded(tmp_path, monkeypatch):
