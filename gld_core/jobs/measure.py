@@ -1,5 +1,6 @@
 """The stages of `eval` for one scene: read or render it, measure a model on it, write its figures and contact sheet."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,14 @@ class Measurement:
         """ValueError for settings that no scene, or no room, can be measured with. Scenes are not opened."""
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"--steps is {self.steps}; at least 1 network evaluation is needed.")
+        if not math.isfinite(self.cfg):
+            raise ValueError(f"--cfg is {self.cfg}; give a finite number.")
+        if self.shift is not None and not 0 < self.shift < math.inf:
+            raise ValueError(f"--shift is {self.shift}; give a number above 0.")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"--seed is {self.seed}; give a whole number from 0 to {2**64 - 1}.")
+        if self.room is not None and self.room < 0:
+            raise ValueError(f"--first-seed is {self.room}; give a whole number from 0 up.")
         if self.input is None:
             chosen, wanted = benchmark.choose_views(VIEWS, *self.chosen)
             benchmark.plan(len(chosen), len(chosen) + len(wanted), self.window)
