@@ -508,7 +508,7 @@ def convert(
         if part == "backbone":
             metadata[STATISTICS_KEY] = json.dumps(
                 {
-                    name: {key: content[key].flatten().tolist() for key in ("mean", "var")}
+                    name: {key: torch.as_tensor(content[key]).flatten().tolist() for key in ("mean", "var")}
                     for name, (_, content) in statistics.items()
                 }
             )

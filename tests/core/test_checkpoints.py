@@ -99,6 +99,16 @@ def test_converted_folder_loads_to_what_the_released_one_does(random_models, tmp
     assert same_weights(converted, released)
 
 
+def test_a_converted_folder_can_be_converted_again(random_models, tmp_path):
+    """The small model that is shipped is one."""
+    checkpoints.convert(random_models, tmp_path / "once", dtype=torch.float16)
+    checkpoints.convert(tmp_path / "once", tmp_path / "twice", dtype=torch.float16)
+    once, twice = (gld_core.load(tmp_path / name, keep=True) for name in ("once", "twice"))
+    assert same_weights(once, twice)
+    files = [safe_open(tmp_path / name / BACKBONE, "pt").metadata() for name in ("once", "twice")]
+    assert files[0][checkpoints.STATISTICS_KEY] == files[1][checkpoints.STATISTICS_KEY]
+
+
 def test_converted_files_say_where_they_come_from(random_models, tmp_path):
     checkpoints.convert(random_models, tmp_path, dtype=torch.bfloat16)
     with safe_open(tmp_path / "checkpoints/da3_level1.safetensors", "pt") as file:
