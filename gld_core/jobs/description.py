@@ -213,6 +213,8 @@ def check_value(one: "Field[Any]", value: Any) -> None:
     for name in value if isinstance(value, tuple) else (value,):
         if one.metadata["choices"] and name not in one.metadata["choices"]:
             raise ValueError(f"{one.name} is {name!r}; choose of {', '.join(one.metadata['choices'])}.")
+    if kind == "names" and len(set(value)) < len(value):
+        raise ValueError(f"{one.name} is {', '.join(value)}; name each once.")
 
 
 def read_list(path: Path, defaults: Mapping[str, Any]) -> list[Job]:

@@ -107,11 +107,17 @@ def named(jobs: Sequence[Any], out: Path) -> list[tuple[Any, Path]]:
     return [(job, out / name) for name, job in folders.items()]
 
 
+def share() -> tuple[int, int]:
+    """RANK and WORLD_SIZE. ValueError where they are no such numbers."""
+    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+        raise ValueError(f"RANK is {rank} and WORLD_SIZE {world}; RANK has to be from 0 to WORLD_SIZE - 1.")
+    return int(rank), int(world)
+
+
 def shard(jobs: Sequence[Any]) -> Sequence[Any]:
     """This process's share where RANK and WORLD_SIZE are set, as torchrun does: every WORLD_SIZE-th, from RANK on."""
-    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    if not 0 <= rank < world:
-        raise ValueError(f"RANK is {rank} and WORLD_SIZE {world}; RANK has to be from 0 to WORLD_SIZE - 1.")
+    rank, world = share()
     return jobs[rank::world]
 
 
@@ -269,7 +275,7 @@ def order(outcomes: Sequence[Outcome], work: Sequence[tuple[Any, Path]]) -> list
 
 def table_stem() -> str:
     """Of the tables' files. A share of the scenes has its number in it."""
-    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    rank, world = share()
     return "results" if world == 1 else f"results-{rank}-of-{world}"
 
 

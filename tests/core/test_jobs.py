@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -86,6 +87,8 @@ def pixels(path):
         ({"seed": -1}, "seed is -1"),
         ({"motion": "jump"}, "motion is 'jump'; choose of hold, orbit"),
         ({"export": ("glb", "usd")}, "export is 'usd'; choose of glb"),
+        ({"export": ("glb", ["ply"])}, "export is ['ply']; choose of glb"),
+        ({"export": ("glb", "ply", "glb")}, "export is glb, ply, glb; name each once"),
         ({"targets": (1,), "motion": "arc"}, "Both targets and a motion"),
         ({"sources": (0,), "num_sources": 2}, "Both sources and num_sources"),
         ({"motion": "orbit", "distance": 0.3}, "orbit has no setting distance"),
@@ -95,7 +98,7 @@ def pixels(path):
     ],
 )
 def test_what_a_job_cannot_be_is_one_sentence(settings, message):
-    with pytest.raises(ValueError, match=message.replace("(", "\\(")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         Job("scene", **settings).check()
 
 
@@ -178,6 +181,14 @@ def test_points_lie_where_the_cameras_of_a_scene_far_from_the_origin_are(tmp_pat
     content = json.loads((far / "transforms.json").read_text(encoding="utf-8"))
     points = trimesh.load(far / content["ply_file_path"]).vertices - away.numpy()
     np.testing.assert_allclose(points, trimesh.load(near / "points.ply").vertices, atol=1e-2)
+
+
+@pytest.mark.parametrize("rank, world", [("2", "2"), ("x", "2"), ("", "2"), ("0", "0"), ("-1", "2")])
+def test_a_share_that_is_none_is_one_sentence(monkeypatch, rank, world):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(ValueError, match="RANK has to be from 0"):
+        shard([1, 2])
 
 
 def test_a_scene_is_not_put_in_the_place_of_the_table(tmp_path):
