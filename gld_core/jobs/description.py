@@ -213,7 +213,7 @@ def check_value(one: "Field[Any]", value: Any) -> None:
     for name in value if isinstance(value, tuple) else (value,):
         if one.metadata["choices"] and name not in one.metadata["choices"]:
             raise ValueError(f"{one.name} is {name!r}; choose of {', '.join(one.metadata['choices'])}.")
-    if kind == "names" and len(set(value)) < len(value):
+    if kind == "names" and isinstance(value, tuple) and len(set(value)) < len(value):
         raise ValueError(f"{one.name} is {', '.join(value)}; name each once.")
 
 
