@@ -156,7 +156,7 @@ def step_together(
     before, steps, count = current.done, len(sigmas) - 1, len(plan)
     if before == steps:
         return current.made
-    start = current.made if before else noise
+    start = current.made if before else noise.to(current.made)
     local, device = windows.parts(views, plan), model.load_device
     remaining, bar = TimeLeft(say, before / steps), comfy.utils.ProgressBar(count * steps)
     # Nodes that remember a branch have to know it again in the next step.
@@ -219,7 +219,7 @@ def step_together(
     patched.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, "gld_together", begin)
     patched.add_wrapper_with_key(wrappers.PREDICT_NOISE, "gld_together", evaluate)
     positive, negative, empty = window_conditioning(0)
-    current.made = comfy.sample.sample_custom(
+    made = comfy.sample.sample_custom(
         patched,
         noise[:, :, plan[0].views],
         cfg,
@@ -232,7 +232,7 @@ def step_together(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
-    current.done = steps
+    current.made, current.done = made.to(start), steps
     return current.made
 
 
