@@ -29,7 +29,7 @@ class Views:
 
     level0, level1: (N, C, h, w) normalised float32 features. token: (C,) normalised token 0 of the first source
     encoded on its own, which DA3's latents leave out; None where latents carry special tokens (VGGT), which then
-    are (N, C, S + h*w, 1). computed: what `conditioning` has made of the cameras, once for both levels.
+    are (N, C, S + h*w, 1). computed: what is made of the cameras once for both levels.
     """
 
     backbone: str
@@ -37,7 +37,7 @@ class Views:
     level0: Tensor
     level1: Tensor
     token: Tensor | None
-    computed: dict[str, Tensor] = field(default_factory=dict, init=False, compare=False, repr=False)
+    computed: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

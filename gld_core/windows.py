@@ -26,7 +26,7 @@ AS_RELEASED = Sampling()
 SIZE, OVERLAP = 12, 2
 # For smooth paths: what the targets have in common, as a share of their noise's variance.
 COMMON_NOISE = 0.5
-# Bytes of rays that windows which step together keep from one step to the next.
+# Bytes of rays that windows which step together keep from one step to the next, and from one level to the next.
 KEPT_RAYS = 2 * 2**30
 
 
@@ -224,13 +224,21 @@ def blend(plan: list[Window], sources: int, x: Tensor, estimate: Callable[[int, 
 
 
 def parts(views: Views, plan: list[Window]) -> Callable[[int], Views]:
-    """`part` by number of the window. As many as `KEPT_RAYS` allows are kept, and with them their rays; those of the
-    others are computed at every step.
+    """`part` by number of the window. As many as `KEPT_RAYS` allows are kept for both levels, and with them their rays;
+    those of the others are computed at every step.
     """
     cameras = views.cameras
-    rays = 7 * 4 * cameras.height * cameras.width * len(plan[0].views)
-    kept = [part(views, window) for window in plan[: KEPT_RAYS // rays]]
+    if views.computed.get("plan") != plan:
+        rays = 7 * 4 * cameras.height * cameras.width * len(plan[0].views)
+        views.computed.update(plan=plan, parts=[part(views, window) for window in plan[: KEPT_RAYS // rays]])
+    kept = views.computed["parts"]
     return lambda number: kept[number] if number < len(kept) else part(views, plan[number])
+
+
+def let_go(views: Views) -> None:
+    """Give back the memory that `parts` has taken."""
+    views.computed.pop("plan", None)
+    views.computed.pop("parts", None)
 
 
 def counted(callback: Callback, window: int, count: int) -> Callback:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..gld_core import flow
 from ..gld_core.io.images import PATCH
-from ..gld_core.windows import COMMON_NOISE, OVERLAP, SIZE, Window, split_into_windows, spread_windows
+from ..gld_core.windows import COMMON_NOISE, OVERLAP, SIZE, Window, let_go, split_into_windows, spread_windows
 from . import host
 from .host import networks, sampling
 from .host.inputs import check_inputs, problem
@@ -272,6 +272,7 @@ def sample_views(
 def finished(views: PhotographedViews, *latents: dict | None) -> io.NodeOutput:
     """The results of a node that was not interrupted, so that nothing is left to go on from."""
     views.unfinished.clear()
+    let_go(views)
     return io.NodeOutput(*latents)
 
 

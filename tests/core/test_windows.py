@@ -101,15 +101,15 @@ def test_a_path_that_fits_is_sampled_as_ever(gld, views):
     assert seams == [] and torch.equal(rgb, gld.decode_rgb(short, level1, level0))
 
 
-def test_the_rays_of_views_are_computed_once_for_both_levels(gld, views, monkeypatch):
-    """Where all are in one window. In several each has a scale of its own, and all of their rays would fill memory."""
-    short = dataclasses.replace(views, cameras=views.cameras[range(6)])
+@pytest.mark.parametrize("count", [6, 18])
+def test_the_rays_of_a_window_are_computed_once_for_both_levels(gld, views, monkeypatch, count):
+    short = dataclasses.replace(views, cameras=views.cameras[range(count)])
     computed, compute = [], conditioning.pluecker_map
     monkeypatch.setattr(conditioning, "pluecker_map", lambda cameras: computed.append(1) or compute(cameras))
-    plan = split_into_windows(2, 6)
-    level1 = windows.sample(gld, 1, short, None, plan, Sampling(steps=1))
-    windows.sample(gld, 0, short, level1, plan, Sampling(steps=1))
-    assert len(computed) == 1
+    plan = spread_windows(2, count, 8)
+    level1 = windows.sample(gld, 1, short, None, plan, Sampling(steps=2), together=True)
+    windows.sample(gld, 0, short, level1, plan, Sampling(steps=2), together=True)
+    assert len(computed) == len(plan)
 
 
 def test_held_views_are_seen_on_their_way_from_their_noise_and_come_out_as_they_were(gld, views):
@@ -202,9 +202,10 @@ def test_windows_that_step_together_are_blended_at_every_step(gld, views, level,
 
 @pytest.mark.parametrize("windows_kept", [0, 2])
 def test_rays_that_memory_does_not_hold_are_computed_at_every_step(gld, views, monkeypatch, windows_kept):
-    plan = spread_windows(2, 18, 8, 2)
+    plan, views = spread_windows(2, 18, 8, 2), dataclasses.replace(views)
     sampling = Sampling(2, seed=3)
     meant = windows.sample(gld, 1, views, None, plan, sampling, together=True)
+    windows.let_go(views)
     computed, compute = [], conditioning.pluecker_map
     monkeypatch.setattr(conditioning, "pluecker_map", lambda cameras: computed.append(1) or compute(cameras))
     monkeypatch.setattr(windows, "KEPT_RAYS", windows_kept * 7 * 4 * HEIGHT * WIDTH * 8 + 1)
