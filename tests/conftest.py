@@ -370,7 +370,7 @@ def open_pages(url: str):
 
         def open_page(address: str = url, **context):
             page = browser.new_page(**{"viewport": {"width": 2400, "height": 1150}, **context})
-            page.set_default_timeout(60_000)
+            page.set_default_timeout(240_000)
             page.goto(address)
             wait_for_page(page)
             return page
