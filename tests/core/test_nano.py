@@ -22,7 +22,7 @@ N = len(SOURCES)
 # As its template has them.
 STEPS = 4
 # Those of the card, less what another processor's rounding may cost.
-SOURCES_DB, PHOTOGRAPHS_DB = 28.9, 30.3
+SOURCES_DB, PHOTOGRAPHS_DB = 30.3, 30.5
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def results(gld, cases):
 
 def test_new_views_are_nearer_to_the_truth_than_the_nearest_photograph(results, cases):
     copied = [case.images[nearest_sources(case.cameras, N)] for case in cases]
-    assert mean_psnr([rgb[N:] for rgb, _ in results], cases) > mean_psnr(copied, cases) + 1.5
+    assert mean_psnr([rgb[N:] for rgb, _ in results], cases) > mean_psnr(copied, cases) + 2.5
 
 
 def test_photographs_come_back_nearly_as_they_are(results, cases):
@@ -89,7 +89,7 @@ def test_real_photographs_are_decoded_nearly_as_they_are(gld, shared, scene):
 def test_wrong_cameras_make_wrong_views(gld, results, cases):
     wrong = [sample(gld, case, wrong_cameras(case.cameras, N), steps=STEPS) for case in cases]
     wrong = [gld.decode_rgb(*sampled)[N:].clamp(0, 1) for sampled in wrong]
-    assert mean_psnr([rgb[N:] for rgb, _ in results], cases) > mean_psnr(wrong, cases) + 2
+    assert mean_psnr([rgb[N:] for rgb, _ in results], cases) > mean_psnr(wrong, cases) + 4
 
 
 def test_depth_of_new_views_is_that_of_the_scene(results, cases):
