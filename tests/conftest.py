@@ -305,6 +305,12 @@ def run_with_host():
 
 
 @pytest.fixture(scope="session")
+def host_environment() -> dict[str, str]:
+    """For a script that imports the host's modules, and finds ComfyUI by COMFYUI_PATH."""
+    return {**server_environment(), "COMFYUI_PATH": str(COMFYUI)}
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory, models, scene):
     base = make_base(tmp_path_factory.mktemp("comfyui"), models)
     shutil.copytree(scene, base / "input" / "room")

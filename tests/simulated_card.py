@@ -4,6 +4,8 @@ Tensors on PyTorch's meta device have a shape and a type and no values, so every
 that all of the work is asked of one device, in types that it has, not that the device does it right.
 """
 
+import weakref
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -66,4 +68,31 @@ class SimulatedCard(TorchDispatchMode):
         self.largest_elsewhere = max([self.largest_elsewhere, *(value.numel() for value in made if not value.is_meta)])
         if self.alone:
             assert all(value.is_meta for value in [*given, *made]), f"{function} away from the card"
+        return out
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes that tensors made meanwhile hold at once, in blocks of 512 as CUDA's allocator has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.alive: set[int] = set()
+
+    def free(self, storage: int, size: int) -> None:
+        self.alive.remove(storage)
+        self.now -= size
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        known = self.alive | {value.untyped_storage()._cdata for value in tensors(args, kwargs)}
+        for value in tensors(out):
+            storage = value.untyped_storage()
+            if storage._cdata not in known:
+                known.add(storage._cdata)
+                size = -(-storage.nbytes() // 512) * 512
+                self.alive.add(storage._cdata)
+                weakref.finalize(storage, self.free, storage._cdata, size)
+                self.now += size
+                self.most = max(self.most, self.now)
         return out

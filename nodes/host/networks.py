@@ -15,7 +15,7 @@ import comfy.ops
 import comfy.patcher_extension
 import comfy.supported_models_base
 import torch
-from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
+from comfy.ldm.modules.attention import attention_pytorch, attention_split, attention_sub_quad, optimized_attention
 from torch import Tensor
 
 from ...gld_core import checkpoints, flow
@@ -152,13 +152,24 @@ def choose_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype]:
     return weights, comfy.model_management.unet_manual_cast(weights, device, COMPUTE_DTYPES) or weights
 
 
-# Values that live at once per patch token at the released widths, measured by tracking every allocation of a forward
-# pass. The diffusion models' grow with the width of their decoder; in 16 bit more of them, as cameras are applied in
-# float32 whatever the type.
-DIFFUSION_VALUES = {2: 42, 4: 30}
-AUTOENCODER_VALUES = {"backbone": 13_300, "rgb_decoder": 22_500, "gld_head": 46_500, "da3_head": 46_500}
+# Values to ask room for per patch token: for the diffusion models per channel of their decoder, for the others at the
+# released widths. On an NVIDIA H200 an evaluation of DA3's diffusion models held at most 22.7 values of 2 bytes or 21.1
+# of 4. Beside it live both branches' conditions, twice (2.8), and the sampler's five latents in float32 (3.8 or 1.9).
+# The others ask for a tenth or more above what they held.
+DIFFUSION_VALUES = 30
+AUTOENCODER_VALUES = {
+    "da3": {"backbone": 18_000, "rgb_decoder": 22_500, "gld_head": 46_500, "da3_head": 46_500},
+    "vggt": {"backbone": 24_000, "rgb_decoder": 22_500, "gld_head": 78_500},
+}
+# Times as much where the host has no fused attention: Apple, AMD without AOTriton, flags such as
+# --use-quad-cross-attention. It then takes q, k and v once more, and for some rows of scores a part of what is free.
+UNFUSED = 1.4
 # Times as much for networks of convolutions on AMD's MIOpen, as the host counts for its own.
 CONVOLUTIONAL, MIOPEN = ("gld_head", "da3_head"), 2.73
+
+
+def attention_factor() -> float:
+    return UNFUSED if optimized_attention in (attention_split, attention_sub_quad) else 1
 
 
 class Backbone:
@@ -198,8 +209,11 @@ class Backbone:
         for patcher in patchers:
             checkpoints.check_unchanged(patcher.model)
         miopen = comfy.model_management.is_amd() and torch.backends.cudnn.enabled
-        factors = dict.fromkeys(CONVOLUTIONAL, MIOPEN) if miopen else {}
-        values = sum(AUTOENCODER_VALUES.get(name, 0) * count * factors.get(name, 1) for name, count in tokens.items())
+        convolutional = dict.fromkeys(CONVOLUTIONAL, MIOPEN if miopen else 1)
+        room = AUTOENCODER_VALUES[self.family.backbone]
+        values = sum(
+            room.get(name, 0) * count * convolutional.get(name, attention_factor()) for name, count in tokens.items()
+        )
         memory = values * comfy.model_management.dtype_size(self.autoencoder.dtype)
         comfy.model_management.load_models_gpu(patchers, memory_required=memory)
         self.autoencoder.device = patchers[0].load_device
@@ -309,7 +323,7 @@ class DiffusionModel(comfy.model_base.BaseModel):
         tokens = input_shape[0] * math.prod(input_shape[2:])
         width = self.diffusion_model.config.decoder_width
         size = comfy.model_management.dtype_size(self.get_dtype_inference())
-        return tokens * DIFFUSION_VALUES[size] * width * size
+        return tokens * DIFFUSION_VALUES * attention_factor() * width * size
 
 
 def check_whole(x: Tensor, matrices: Tensor, grid: tuple[int, int], specials: int) -> None:

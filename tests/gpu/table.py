@@ -21,7 +21,7 @@ with ComfyUI:
   lowvram, novram, classic, float8, inductor     tests/host/test_memory.py
   host-limit     the whole graph in a bounded part of the card's memory
 
-On --device cpu small networks run, as a trial of the script.
+On --device cpu small networks run, as a trial of the script. `memory --device meta` counts without a card.
 """
 
 import argparse
@@ -44,9 +44,10 @@ import torch
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/bench")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/bench"), str(ROOT / "tests")]
 
 from memory import write  # noqa: E402
+from simulated_card import Held  # noqa: E402
 from table import held  # noqa: E402
 
 import gld_core  # noqa: E402
@@ -65,6 +66,7 @@ COMFYUI = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".cache" / "comfyui")
 MIB = 2**20
 VIEWS = 8
 RELEASED = DiTConfig(1536, 768, 28, 2048, 2048, 6, 5461, 256, 14, 0, True)
+RELEASED_VGGT = dataclasses.replace(RELEASED, channels=2048, specials=vggt.Backbone.specials)
 # For the trial on a CPU.
 SMALL = DiTConfig(64, 128, 2, 256, 256, 2, 512, 16, 14, 0, True)
 # GB, size: what the whole graph, from photographs to depth, has to finish in.
@@ -207,11 +209,11 @@ def filled(network: torch.nn.Module) -> torch.nn.Module:
 
 def inputs(config: DiTConfig, h: int, w: int, device: str, model: MultiViewDiT) -> tuple[torch.Tensor, dict]:
     """The latent and the conditions of eight views for both guidance branches."""
-    channels = config.channels
-    x, level1 = torch.randn(2, channels, VIEWS, h, w, device=device), None
-    source = torch.randn(1, channels, 2, h, w, device=device)
+    channels, level1 = config.channels, None
+    grid = (config.specials + h * w, 1) if config.specials else (h, w)
+    x, source = (torch.randn(*views, *grid, device=device) for views in ((2, channels, VIEWS), (1, channels, 2)))
     if not config.separate_embedders:
-        level1 = torch.randn(1, channels, VIEWS, h, w, device=device)
+        level1 = torch.randn(1, channels, VIEWS, *grid, device=device)
     rays, matrices = torch.randn(VIEWS, 7, 14 * h, 14 * w, device=device), torch.eye(4, device=device)
     prepared = model.prepare(source, rays, matrices.expand(VIEWS, 3, 4, 4), level1)
     return x, {key: torch.cat([value] * 2) if torch.is_tensor(value) else value for key, value in prepared.items()}
@@ -220,7 +222,7 @@ def inputs(config: DiTConfig, h: int, w: int, device: str, model: MultiViewDiT) 
 def load_plugin(device: str) -> None:
     """The plugin as the module `gld`, in the host's process without its server."""
     sys.path.insert(0, str(COMFYUI))
-    sys.argv = ["main.py", *(["--cpu"] if device == "cpu" else [])]
+    sys.argv = ["main.py", *(["--cpu", "--use-pytorch-cross-attention"] if device != "cuda" else [])]
     import comfy.options
 
     comfy.options.enable_args_parsing()
@@ -232,62 +234,77 @@ def load_plugin(device: str) -> None:
 
 def compare(what: str, asked: float, run: Callable[[], object], device: str) -> None:
     """Below two thirds of what is asked for, a network makes the host free memory for nothing."""
-    run()
-    used = held(run, torch.device(device))
+    if device == "meta":
+        with Held() as count:
+            run()
+        used = count.most
+    else:
+        run()
+        used = held(run, torch.device(device))
     found = f"{used / MIB:.0f} of {asked / MIB:.0f} MiB, {used / asked:.2f}"
     row(f"{what}: memory used of what it asks for", found, "0.67 to 1", 0.67 <= used / asked <= 1)
 
 
-def diffusion_memory(level: int, dtype: torch.dtype, device: str, h: int, w: int) -> None:
+def diffusion_memory(backbone: str, level: int, dtype: torch.dtype, device: str, h: int, w: int) -> None:
     networks = importlib.import_module("gld.nodes.host.networks")
     families = importlib.import_module("gld.nodes.host.families")
     dit = importlib.import_module("gld.gld_core.networks.dit")
-    config = RELEASED if device == "cuda" else SMALL
+    config = {"da3": RELEASED, "vggt": RELEASED_VGGT}[backbone] if device != "cpu" else SMALL
     if level == 0:
         config = dataclasses.replace(config, decoder_depth=2, separate_embedders=False)
     factory = {"operations": networks.operations(dtype, dtype), "dtype": dtype, "device": device}
-    network = dit.MultiViewDiT(dit.DiTConfig(**dataclasses.asdict(config)), attention=networks.attention, **factory)
-    model = networks.DiffusionModel(filled(network), families.FAMILIES["da3"], level, dtype)
+    network = dit.MultiViewDiT(dit.DiTConfig(**dataclasses.asdict(config)), attention=attention(device), **factory)
+    model = networks.DiffusionModel(filled(network), families.FAMILIES[backbone], level, dtype)
     x, conditions = inputs(config, h, w, device, network)
     times = torch.full((2,), 0.5, device=device)
     evaluate = lambda: model.apply_model(x, times, transformer_options={}, **conditions)  # noqa: E731
-    compare(f"level {level}, {name(dtype)}, {VIEWS} views", model.memory_required(x.shape), evaluate, device)
+    what = f"{backbone}, level {level}, {name(dtype)}, {VIEWS} views"
+    compare(what, model.memory_required(x.shape), evaluate, device)
 
 
-def autoencoder_memory(part: str, dtype: torch.dtype, device: str, h: int, w: int) -> None:
+def autoencoder_memory(backbone: str, part: str, dtype: torch.dtype, device: str, h: int, w: int) -> None:
     networks = importlib.import_module("gld.nodes.host.networks")
-    cuda = device == "cuda"
+    released, da3s = device != "cpu", backbone == "da3"
     convolutions = {"operations": networks.operations(dtype, dtype), "dtype": dtype, "device": device}
-    factory = {"attention": networks.attention, **convolutions}
-    width = 768 if cuda else 128
+    factory = {"attention": attention(device), **convolutions}
+    width, depth = ((768, 12) if da3s else (1024, 24)) if released else (128, 12)
     channels, views = 2 * width, VIEWS if part == "backbone" else VIEWS_AT_ONCE
     images = torch.rand(views, 3, 14 * h, 14 * w, device=device, dtype=dtype)
     features = torch.randn(views, h * w, 4 * channels, device=device, dtype=dtype)
     if part == "backbone":
-        network: torch.nn.Module = da3.Backbone(width, 12, 4 * width, **factory)
+        network: torch.nn.Module = (da3 if da3s else vggt).Backbone(width, depth, 4 * width, **factory)
         given: tuple = (images, 4)
     elif part == "rgb_decoder":
-        config = RGBDecoderConfig(4 * channels, *((1152, 28, 4096) if cuda else (128, 2, 192)), 36, 14)
+        config = RGBDecoderConfig(4 * channels, *((1152, 28, 4096) if released else (128, 2, 192)), 36, 14)
         network, given = RGBDecoder(config, **factory), (features, h, w)
     else:
-        network = GeometryHead(DPTConfig(channels, (96, 192, 384, 768), 128, 64, 32, True), **convolutions)
+        sizes = ((96, 192, 384, 768), 128, 64) if da3s else ((256, 512, 1024, 1024), 256, 128)
+        network = GeometryHead(DPTConfig(channels, *sizes, 32, da3s), **convolutions)
         given = (features.split(channels, dim=-1), 14 * h, 14 * w)
     filled(network)
-    asked = networks.AUTOENCODER_VALUES[part] * views * h * w * dtype.itemsize
-    compare(f"{part}, {name(dtype)}, {views} views", asked, lambda: network(*given), device)
+    asked = networks.AUTOENCODER_VALUES[backbone][part] * views * h * w * dtype.itemsize
+    compare(f"{backbone}, {part}, {name(dtype)}, {views} views", asked, lambda: network(*given), device)
+
+
+def attention(device: str):
+    """The host's; on the meta device, where PyTorch's is written out, nothing but the output of a fused one."""
+    if device != "meta":
+        return importlib.import_module("gld.nodes.host.networks").attention
+    return lambda q, k, v, transformer_options: torch.empty_like(q)
 
 
 @torch.inference_mode()
 def memory(device: str, scratch: Path) -> None:
     """With the host's layers and its attention, at 504x504."""
     load_plugin(device)
-    h, w = (36, 36) if device == "cuda" else (3, 4)
+    h, w = (36, 36) if device != "cpu" else (3, 4)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        for level in (1, 0):
-            diffusion_memory(level, dtype, device, h, w)
+        for backbone, level in (("da3", 1), ("da3", 0), ("vggt", 1)):
+            diffusion_memory(backbone, level, dtype, device, h, w)
     for dtype in (torch.bfloat16, torch.float32):
-        for part in ("backbone", "rgb_decoder", "gld_head"):
-            autoencoder_memory(part, dtype, device, h, w)
+        for backbone in ("da3", "vggt"):
+            for part in ("backbone", "rgb_decoder", "gld_head"):
+                autoencoder_memory(backbone, part, dtype, device, h, w)
 
 
 # Time
@@ -493,7 +510,7 @@ def read(lines: TextIO, report: Report) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("goals", nargs="*", metavar="GOAL", help=f"of {', '.join(GOALS)}")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where to run")
+    parser.add_argument("--device", choices=("cuda", "cpu", "meta"), default="cuda", help="where to run")
     parser.add_argument("--host", action="store_true", help="also what needs ComfyUI")
     parser.add_argument("--seconds", type=float, default=300, help="for all goals together")
     parser.add_argument("--out", type=Path, help="the file for the table")
@@ -506,6 +523,8 @@ def main() -> None:
         return
     if unknown := set(args.goals) - GOALS.keys():
         parser.error(f"there is no goal {', '.join(sorted(unknown))}; choose of {', '.join(GOALS)}")
+    if args.device == "meta" and args.goals != ["memory"]:
+        parser.error("without a card only memory is counted: table.py memory --device meta")
     chosen = [goal for goal in args.goals or GOALS if args.goals or args.host or not GOALS[goal].host]
     report, card = Report(args.out), "no CUDA device"
     deadline = report.start + args.seconds

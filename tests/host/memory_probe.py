@@ -187,8 +187,22 @@ for dtype in (torch.float32, torch.bfloat16):
 networks.optimized_attention = kept
 report["low precision attention"] = allowed
 
-for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-    full.model.manual_cast_dtype = dtype
-    report[f"memory at 8 views of 504x504, {name}"] = full.model.memory_required([2, C, 8, 36, 36])
-report["decoder width"] = full.model.diffusion_model.config.decoder_width
+
+def memory(attention) -> list[float]:
+    """What a diffusion model, the backbone and a head ask for with one of the host's functions."""
+    networks.optimized_attention = attention
+    asked.clear()
+    for part in ("backbone", "gld_head"):
+        backbone.on_device({part: 1000})
+    return [full.model.memory_required([2, C, 8, 36, 36]), *asked]
+
+
+kept = networks.optimized_attention, comfy.model_management.load_models_gpu
+comfy.model_management.load_models_gpu = lambda patchers, memory_required: asked.append(memory_required)
+fused = memory(networks.attention_pytorch)
+report["memory without fused attention"] = [
+    [more / usual for more, usual in zip(memory(attention), fused, strict=True)]
+    for attention in (networks.attention_split, networks.attention_sub_quad)
+]
+networks.optimized_attention, comfy.model_management.load_models_gpu = kept
 print(json.dumps(report))
