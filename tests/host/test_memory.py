@@ -87,8 +87,8 @@ def test_float32_is_not_given_to_8_bit_attention(report):
     assert report["low precision attention"] == [False, True]
 
 
-# MiB that DA3's networks of released size held at most at 504x504, both guidance branches, on an NVIDIA H200 with PyTorch
-# 2.11.0+cu130, as measured by `python tests/gpu/table.py memory`.
+# MiB that DA3's networks of released size held at most at 504x504, both guidance branches, on an NVIDIA H200 with
+# PyTorch 2.11.0+cu130, as measured by `python tests/gpu/table.py memory`.
 H200 = {
     "level 1, bfloat16, 8 views": 1838,
     "level 0, bfloat16, 8 views": 1838,
