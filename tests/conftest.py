@@ -353,6 +353,17 @@ def wait_for_page(page) -> None:
     settle(page)
 
 
+def open_search(page, x: int, y: int) -> None:
+    """The search for nodes, by a double click on the empty canvas. A page that is busy may miss one."""
+    for _ in range(30):
+        page.mouse.dblclick(x, y)
+        settle(page)
+        page.wait_for_timeout(1000)
+        if page.get_by_placeholder("Add a node").count():
+            return
+    raise AssertionError("a double click does not open the search")
+
+
 def eventually(page, expression: str, value, argument=None) -> None:
     """An expression of the page has a value, at once or after what the page is still about."""
     for _ in range(300):

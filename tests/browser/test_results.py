@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import open_search
+
 VIEWER = "app.graph.nodes.find(n => n.type === 'GLDExportGLB').widgets.find(w => w.name === 'preview').element"
 
 
@@ -98,7 +100,7 @@ WORDS = ("photogrammetry", "camera trajectory", "new angle", "turntable", "3d fr
 def test_the_search_finds_the_nodes_by_what_they_are_for(open_page):
     page = open_page(viewport={"width": 1600, "height": 900})
     page.evaluate("app.graph.clear()")
-    page.mouse.dblclick(900, 500)
+    open_search(page, 900, 500)
     found = page.get_by_role("option").filter(has_text="GLD")
     for word in WORDS:
         page.get_by_placeholder("Add a node").fill(word)

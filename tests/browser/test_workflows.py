@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import COMFYUI, eventually, settle
+from tests.conftest import COMFYUI, eventually, open_search, settle
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
@@ -190,7 +190,7 @@ def test_the_blueprint_is_in_the_node_library_and_runs(request, open_page, host)
     page.keyboard.press("n")
     page.get_by_placeholder("Search").first.fill(BLUEPRINT)
     page.get_by_text(BLUEPRINT, exact=True).first.click()
-    put_down(page, 1400, 400)
+    put_down(page, 1400, 400, 1)
     page.wait_for_function("app.graph.nodes.some(node => node.isSubgraphNode?.())")
     page.keyboard.press("n")
     page.evaluate(
@@ -235,14 +235,19 @@ def drag(page, start: list, end: tuple) -> None:
     page.mouse.up()
 
 
-def put_down(page, x: int, y: int) -> None:
-    """A new node, which hangs on the mouse, at a place of the screen."""
-    lying = "app.graph.nodes.filter(node => !node.flags.ghost).length"
-    before = page.evaluate(lying)
-    settle(page)
-    page.mouse.move(x, y)
-    page.mouse.click(x, y)
-    page.wait_for_function(f"before => {lying} > before", arg=before)
+def put_down(page, x: int, y: int, number: int) -> None:
+    """A new node, which hangs on the mouse, at a place of the screen; it is the number-th. A page that is busy may miss
+    a click.
+    """
+    for _ in range(30):
+        settle(page)
+        page.mouse.move(x, y)
+        page.mouse.click(x, y)
+        settle(page)
+        if page.evaluate("app.graph.nodes.filter(node => !node.flags.ghost).length") == number:
+            return
+        page.wait_for_timeout(1000)
+    raise AssertionError(f"there is no node number {number}")
 
 
 def wait_for_output(page, server, pattern: str, before: set) -> None:
@@ -263,14 +268,14 @@ def test_from_an_empty_page_to_a_video_takes_12_clicks(server, open_page):
     clicks = 1
     page.get_by_text("Nodes", exact=True).first.click()
     page.wait_for_function(f"({FOCUSED}).includes('Search')")
-    for name, x in (("Load Image", 480), (BLUEPRINT, 860), ("Save Video", 1240)):
+    for number, (name, x) in enumerate((("Load Image", 480), (BLUEPRINT, 860), ("Save Video", 1240)), 1):
         if "Search" not in page.evaluate(FOCUSED):
             page.get_by_placeholder("Search").first.click()
             clicks += 1
         page.keyboard.press("Control+a")
         page.keyboard.type(name)
         page.get_by_text(name, exact=True).first.click()
-        put_down(page, x, 250)
+        put_down(page, x, 250, number)
         clicks += 2
     for start, end in (
         (("LoadImage", "IMAGE", True), ("", "images", False)),
@@ -295,18 +300,18 @@ def test_from_an_empty_page_to_a_video_takes_25_clicks_without_the_blueprint(ser
     page, clicks = open_page(server.url, viewport={"width": 1600, "height": 900}), 0
     page.evaluate("app.graph.clear(); app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [200, 200]")
 
-    def choose(name: str, x: int, y: int) -> None:
+    def choose(name: str, x: int, y: int, number: int) -> None:
         page.wait_for_function(f"({FOCUSED}).startsWith('Add a node')")
         page.keyboard.type(name)
         page.get_by_role("option", selected=True).filter(has_text=name).wait_for()
         page.keyboard.press("Enter")
         page.get_by_placeholder("Add a node").wait_for(state="detached")
-        put_down(page, x, y)
+        put_down(page, x, y, number)
 
-    page.mouse.dblclick(150, 160)
-    choose("Load Image", 150, 160)
+    open_search(page, 150, 160)
+    choose("Load Image", 150, 160, 1)
     clicks += 3
-    for start, name, x, y in (
+    dropped = (
         (["LoadImage", "IMAGE", True], "Estimate GLD Cameras", 350, 160),
         (["GLDEstimateCameras", "backbone", False], "Load GLD", 150, 500),
         (["GLDEstimateCameras", "cameras", True], "Move GLD Camera", 540, 160),
@@ -314,11 +319,12 @@ def test_from_an_empty_page_to_a_video_takes_25_clicks_without_the_blueprint(ser
         (["GLDEncodeViews", "views", True], "Sample GLD", 900, 160),
         (["GLDSample", "level1", True], "Decode GLD RGB", 1100, 160),
         (["GLDDecodeRGB", "images", True], "Save WEBM", 1300, 400),
-    ):
+    )
+    for number, (start, name, x, y) in enumerate(dropped, 2):
         page.keyboard.down("Shift")
         drag(page, start, (x, y))
         page.keyboard.up("Shift")
-        choose(name, x, y)
+        choose(name, x, y, number)
         clicks += 2
     for start, end in (
         (["GLDLoad", "backbone", True], ["GLDEncodeViews", "backbone", False]),
