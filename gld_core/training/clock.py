@@ -22,7 +22,7 @@ from ..conditioning import DA3_CASCADE_SIZE
 from ..networks.dit import MultiViewDiT, full_float32_convolutions
 from ..pipeline import load_autoencoder
 from ..synthetic.rooms import LARGE_SIZE, SIZES, read_room
-from .objectives import confident
+from .objectives import confident, picture_losses
 from .stages import released_file, write_decoders, write_diffusion, write_model
 
 # A share of the scenes has its three colours in another order.
@@ -388,13 +388,7 @@ class DecoderLoss(nn.Module):
         ready[0] = ready[0] * keep[:, None, None]
         truth = scenes.images.flatten(0, 1)
         difference = networks.rgb_decoder(torch.cat(ready, dim=-1), h, w) - truth
-        steps = [difference.diff(dim=dim).abs() for dim in (-2, -1)]
-        borders = [steps[0][..., 13::14, :], steps[1][..., 13::14]]
-        losses = {
-            "rgb": 4 * difference.square().mean() + difference.abs().mean(),
-            "edges": torch.stack([values.mean() for values in steps]).sum(),
-            "borders": torch.stack([values.mean() for values in borders]).sum(),
-        }
+        losses = picture_losses(difference)
         figures = {"psnr": -10 * difference.square().flatten(1).mean(dim=1).log10().mean()}
         # The head costs more than all else, and every fourth picture is enough.
         some = slice(self.step % 4, None, 4)
@@ -414,7 +408,7 @@ class DecoderLoss(nn.Module):
         figures["depth_error"] = error.mean()
         if kind == "true":
             losses |= self.pose(scenes, raw[3][:, 0], figures)
-        total = sum(WEIGHTS[name] * value for name, value in losses.items())
+        total = sum((WEIGHTS[name] * value for name, value in losses.items()), truth.new_zeros(()))
         return total, {f"{name}_{kind}": value.detach() for name, value in (losses | figures).items()}
 
     def pose(self, scenes: Scenes, token: Tensor, figures: dict[str, Tensor]) -> dict[str, Tensor]:

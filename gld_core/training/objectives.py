@@ -180,6 +180,21 @@ def confident(error: Tensor, confidence: Tensor) -> Tensor:
     return (confidence * error - 0.2 * confidence.log()).mean()
 
 
+def picture_losses(difference: Tensor) -> dict[str, Tensor]:
+    """Losses of decoded pictures (V, 3, H, W), less the true ones.
+
+    Those of differences between neighbours blur what is uncertain, so that it is no mosaic of patches. The ones across
+    borders of patches count as much as all others together.
+    """
+    steps = [difference.diff(dim=dim).abs() for dim in (-2, -1)]
+    borders = [steps[0][..., 13::14, :], steps[1][..., 13::14]]
+    return {
+        "rgb": 4 * difference.square().mean() + difference.abs().mean(),
+        "edges": torch.stack([values.mean() for values in steps]).sum(),
+        "borders": torch.stack([values.mean() for values in borders]).sum(),
+    }
+
+
 class BackboneObjective(Objective):
     """Backbone, geometry head, camera decoder and RGB decoder of a small model, together, from pictures with depth.
 
@@ -428,15 +443,7 @@ class FinishObjective(BackboneObjective):
             ready, _ = self.features(batch, kind, batch.generators())
         difference = self.networks["rgb_decoder"](torch.cat(ready, dim=-1), H // 14, W // 14)
         difference = difference - batch.images.flatten(0, 1)
-        # Differences between neighbours: uncertain parts become blurred, and not a mosaic of patches. So those across
-        # borders of patches count as much as all others together.
-        steps = [difference.diff(dim=dim).abs() for dim in (-2, -1)]
-        borders = [steps[0][..., 13::14, :], steps[1][..., 13::14]]
-        losses = {
-            "rgb": 4 * difference.square().mean() + difference.abs().mean(),
-            "edges": torch.stack([values.mean() for values in steps]).sum(),
-            "borders": torch.stack([values.mean() for values in borders]).sum(),
-        }
+        losses = picture_losses(difference)
         figures = {f"psnr_{kind}": -10 * difference.detach().square().mean().log10()}
         if self.with_geometry:
             if batch.depth is None:
