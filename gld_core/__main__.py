@@ -1,7 +1,7 @@
 """Command line: `python -m gld_core views | eval | train | clock | convert | demo`. Progress to stderr, errors in one
 sentence.
 
-Exit codes: 0 done, 1 one or more of many scenes failed, 2 something is wrong with what was given, 130 interrupted.
+Exit codes: 0 done, 1 a scene of many, or an export, failed, 2 something is wrong with what was given, 130 interrupted.
 """
 
 import argparse

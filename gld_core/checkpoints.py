@@ -318,6 +318,16 @@ def sha256(path: Path, tick: Tick = lambda: None) -> str:
     return digest.hexdigest()
 
 
+def weights_hash(models_dir: str | os.PathLike, backbone: str) -> str:
+    """SHA-256 of all files that the networks and statistics are loaded from."""
+    paths = {find(models_dir, backbone, part) for part in LAYOUT[backbone]}
+    paths |= {path for path, _ in read_statistics(models_dir, backbone).values()}
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(sha256(path).encode())
+    return digest.hexdigest()
+
+
 DA3_LEVEL1, DA3_CASCADE = "the DA3 level-1 diffusion model", "the DA3 cascade"
 VGGT_DIFFUSION = "a VGGT diffusion model"
 DA3_BASE, VGGT_1B, RGB_DECODER, GEOMETRY_HEAD = "DA3-Base", "VGGT-1B", "an RGB decoder", "a geometry head"

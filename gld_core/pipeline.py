@@ -44,6 +44,7 @@ class GLD:
     """Geometric Latent Diffusion of one backbone family. docs/model.md#the-pipeline
 
     own_size, own_steps: pixels of the longer image side and network evaluations that the networks are made for.
+    loaded_from: the folder and backbone that `load` was given, None where the networks were put together otherwise.
     """
 
     def __init__(
@@ -53,11 +54,18 @@ class GLD:
         level0: MultiViewDiT,
         own_size: int = checkpoints.RELEASED_SIZE,
         own_steps: int | None = None,
+        loaded_from: tuple[str | os.PathLike, str] | None = None,
     ):
         self.autoencoder = autoencoder
         self.own_size, self.own_steps = own_size, own_steps or flow.STEPS[autoencoder.backbone]
+        self.loaded_from = loaded_from
         self.diffusion = {1: level1, 0: level0}
         self.network: Callable[[int], MultiViewDiT] = self.diffusion.__getitem__
+
+    @functools.cached_property
+    def weights(self) -> str | None:
+        """SHA-256 of the files that were loaded; None where that is not known."""
+        return self.loaded_from and checkpoints.weights_hash(*self.loaded_from)
 
     def encode_views(self, images: Tensor, cameras: Cameras) -> Views:
         """images (N, 3, H, W) in [0, 1], cameras of all V views with the images' first; H, W multiples of 14."""
@@ -213,7 +221,8 @@ def load(
         loaders[level] = functools.partial(checkpoints.load_diffusion, path, backbone, level, dtype=dtype, mmap=mmap)
         diffusion[level] = loaders[level](device=first)
         checkpoints.check_channels(path, diffusion[level].config.channels, autoencoder.channels)
-    gld = GLD(autoencoder, diffusion[1], diffusion[0], *own_settings(models_dir, backbone))
+    own = own_settings(models_dir, backbone)
+    gld = GLD(autoencoder, diffusion[1], diffusion[0], *own, loaded_from=(models_dir, backbone))
     if not keep:
         frozen = checkpoints.autoencoder_networks(models_dir, backbone, dtype=dtype, mmap=mmap)
         stages = Stages({"autoencoder": frozen, "diffusion 1": {1: loaders[1]}, "diffusion 0": {0: loaders[0]}}, device)

@@ -16,8 +16,8 @@ from .views import add_job_options, job_settings, models_of
 DEMO_ROOM = 5001
 
 
-def demo(args: argparse.Namespace) -> None:
-    """A rendered room, and `views` on it."""
+def demo(args: argparse.Namespace) -> int:
+    """A rendered room, and `views` on it. Returns the exit code: 1 where an export failed."""
     check_out(args.out, args.overwrite)
     job = Job(str(args.out / "scene"), **{"size": NANO_SIZE, "steps": NANO_STEPS, **job_settings(args)})
     job.check()
@@ -25,7 +25,7 @@ def demo(args: argparse.Namespace) -> None:
     say(f"rendering a room to {job.input}")
     images, _, cameras = render_scene(DEMO_ROOM + job.seed, 6, height, width, reach=REACH)
     write_scene(args.out / "scene", images, cameras)
-    run_one(job, args.out / "views", models_of(args, False), say, Progress, args.overwrite)
+    return int(not run_one(job, args.out / "views", models_of(args, False), say, Progress, args.overwrite))
 
 
 def add(commands) -> None:

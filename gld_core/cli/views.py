@@ -9,7 +9,7 @@ from typing import Any
 from ..io.cameras import find_scenes
 from ..io.scenes import view_numbers
 from ..jobs import Job, Models, read_list
-from ..jobs.many import FAILED, run_many, run_one
+from ..jobs.many import run_many, run_one
 from .options import Progress, add_device_option, add_model_options, choose_device, choose_dtype, say
 
 INPUT = (
@@ -95,14 +95,15 @@ def cluster_of(args: argparse.Namespace) -> Any:
 
 
 def views(args: argparse.Namespace) -> int:
-    """What is given is checked before a network is loaded. Returns the exit code: 1 where one of many failed."""
+    """What is given is checked before a network is loaded. Returns the exit code: 1 where a scene of many, or
+    an export, failed.
+    """
     jobs, many = jobs_of(args.inputs, job_settings(args))
     models = models_of(args, (many or args.ray is not None) and not args.low_memory)
     if args.ray is None and not many:
-        run_one(jobs[0], args.out, models, say, Progress, args.overwrite)
-        return 0
+        return int(not run_one(jobs[0], args.out, models, say, Progress, args.overwrite))
     outcomes = run_many(jobs, args.out, models, say, Progress, args.overwrite, cluster_of(args))
-    return int(any(outcome.state == FAILED for outcome in outcomes))
+    return int(not all(outcome.whole for outcome in outcomes))
 
 
 def add_many_options(command: argparse.ArgumentParser) -> None:

@@ -19,6 +19,11 @@ from ..io.parsing import parse_json, text_lines
 from ..io.scenes import view_numbers
 
 PATHS = (*MOTIONS, "interpolate", "keyframes")
+# The settings of exports, which the views do not depend on.
+EXPORT_SETTINGS = (
+    "export", "kind", "axes", "fps", "min_confidence", "keep_at_least", "confirmed_by", "max_points", "splat_steps",
+    "voxel", "show_cameras", "compact",
+)  # fmt: skip
 # The motion of photographs that come without cameras, where none is chosen.
 DEFAULT_MOTION = "orbit"
 

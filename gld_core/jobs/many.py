@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..checkpoints import weights_hash
 from ..evaluation.report import COLUMNS, finite
 from ..flow import Callback
 from ..io.files import atomic
@@ -24,22 +25,27 @@ from ..pipeline import GLD, load, own_settings
 from . import scene
 from .description import Job
 from .results import (
+    FAILURES,
     check_apart,
     check_free,
+    exports_failed,
+    listed,
     read_result,
     remove_abandoned,
     result_folder,
+    sentence,
     unfinished,
-    weights_hash,
+    views_are_kept,
     write_result,
 )
 
 Say = Callable[[str], None]
-# What makes a scene fail and lets the others go on.
-FAILURES = (ValueError, OSError, RuntimeError, MemoryError)
 # Seconds between two writings of the table: of ten thousand scenes it has a megabyte.
 TABLE_EVERY = 10
 DONE, BEFORE, FAILED = "done", "finished before", "failed"
+# The views are there, and the next start makes the exports of them.
+EXPORTS_FAILED = "exports failed"
+KEEPING = "an export failed; its views are kept, and its files are written anew"
 
 
 @dataclass(frozen=True)
@@ -65,21 +71,21 @@ class Models:
 
 class Stages(Protocol):
     """What is done to a scene, one stage after the other, each in a thread of its own. loaded: what `Models.load` gave;
-    write returns the scene's figures. A job is a frozen dataclass with `folder_name`, `check` and `settled` as those of
-    `Job`.
+    write returns the scene's figures and the sentences of exports that failed. A job is a frozen dataclass with
+    `folder_name`, `check` and `settled` as those of `Job`.
     """
 
     def read(self, job: Any) -> Any: ...
 
     def make(self, job: Any, given: Any, loaded: Any, progress: Callable[[str], Callback | None]) -> Any: ...
 
-    def write(self, job: Any, given: Any, made: Any, folder: Path) -> dict[str, Any]: ...
+    def write(self, job: Any, given: Any, made: Any, folder: Path) -> tuple[dict[str, Any], dict[str, str]]: ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a scene. seconds: from its reading to its last file; text: why it failed; figures: of targets
-    whose truth is known."""
+    """What became of a scene. seconds: from its reading to its last file; text: why it, or an export, failed; figures:
+    of targets whose truth is known."""
 
     name: str
     state: str
@@ -87,9 +93,9 @@ class Outcome:
     text: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
 
-
-def sentence(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    @property
+    def whole(self) -> bool:
+        return self.state in (DONE, BEFORE)
 
 
 def named(jobs: Sequence[Any], out: Path) -> list[tuple[Any, Path]]:
@@ -144,7 +150,8 @@ def sort_out(
                 outcomes.append(Outcome(folder.name, FAILED, 0, sentence(error)))
                 continue
         else:
-            say(f"{folder.name} is done anew: {reason}")
+            kept = views_are_kept(folder, job, weights)
+            say(f"{folder.name}: {KEEPING}" if kept else f"{folder.name} is done anew: {reason}")
         left.append((job, folder))
     if any(outcome.state == BEFORE for outcome in outcomes):
         say(f"{sum(outcome.state == BEFORE for outcome in outcomes)} of {len(work)} scenes are finished already")
@@ -167,10 +174,10 @@ def work_through(
 
     def write(job: Any, given: Any, made: Any, folder: Path, partial: Path, publishing: ExitStack) -> Outcome:
         with publishing:
-            figures = stages.write(job, given, made, partial)
+            figures, failed = stages.write(job, given, made, partial)
             seconds = time.monotonic() - started[folder]
-            write_result(partial, job, weights, seconds, figures)
-        return Outcome(folder.name, DONE, seconds, "", figures)
+            write_result(partial, job, weights, seconds, figures, failed)
+        return Outcome(folder.name, EXPORTS_FAILED if failed else DONE, seconds, listed(failed), figures)
 
     def outcome_of(folder: Path, written: Future[Outcome]) -> Outcome:
         try:
@@ -190,7 +197,7 @@ def work_through(
                     if number + 1 < len(work):
                         following = reader.submit(read, *work[number + 1])
                     partial = stack.enter_context(result_folder(folder))
-                    made = stages.make(job, given, loaded, progress)
+                    made = scene.kept(job, folder, weights) or stages.make(job, given, loaded, progress)
                     if writing is not None:
                         yield outcome_of(*writing)
                     kept = stack.pop_all()
@@ -246,7 +253,7 @@ def run_many(
             for outcome in made:
                 outcomes.append(outcome)
                 finished = sum(one.state != BEFORE for one in outcomes)
-                text = outcome.text if outcome.state == FAILED else f"{outcome.seconds:.1f} s"
+                text = outcome.text or f"{outcome.seconds:.1f} s"
                 say(f"{finished} of {len(left)}: {outcome.name} {outcome.state}, {text}")
                 if time.monotonic() - told > TABLE_EVERY:
                     tabulate(out, order(outcomes, work))
@@ -262,7 +269,7 @@ def run_many(
         outcomes = order(outcomes, work)
         tabulate(out, outcomes)
     remove_abandoned(out)
-    failed = sum(outcome.state == FAILED for outcome in outcomes)
+    failed = sum(not outcome.whole for outcome in outcomes)
     rate = f"; {3600 * len(left) / (time.monotonic() - began):.0f} an hour" if left else ""
     say(f"{len(outcomes)} scenes, {failed} failed{rate}; {out / (table_stem() + '.md')}")
     return outcomes
@@ -317,28 +324,36 @@ def run_one(
     say: Say = print,
     progress: Callable[[str], Callback | None] = scene.silent,
     overwrite: bool = False,
-) -> None:
-    """One job into `out` itself, or nothing where it is finished there. Raises ValueError for what cannot be used."""
+) -> bool:
+    """One job into `out` itself, or nothing where it is finished there. Returns whether all exports are there. Raises
+    ValueError for what cannot be used.
+    """
     started = time.monotonic()
     job.check()
     check_apart(job, out)
     job = models.settle(job)
-    weights = None
+    weights, made = None, None
     if read_result(out) is not None:
         weights = models.hash()
         reason = unfinished(out, job, weights)
         if not reason:
             say(f"{out} is finished already")
-            return
-        say(f"{out} is another result: {reason}")
-    check_free(out, overwrite)
+            return True
+        made = scene.kept(job, out, weights)
+        say(f"{out}: {KEEPING}" if made else f"{out} is another result: {reason}")
+    if made is None:
+        check_free(out, overwrite)
     given = scene.read(job)
-    H, W = given.photographs.shape[-2:]
-    say(f"{len(given.photographs)} source views of {W} x {H}; loading {models.folder}")
+    if made is None:
+        H, W = given.photographs.shape[-2:]
+        say(f"{len(given.photographs)} source views of {W} x {H}; loading {models.folder}")
     weights = weights or models.hash()
     with result_folder(out) as partial:
-        made = scene.make(job, given, models.load(), progress)
+        made = made or scene.make(job, given, models.load(), progress)
         say(f"writing {len(made.names)} views to {out}")
-        figures = scene.write(job, given, made, partial)
-        write_result(partial, job, weights, time.monotonic() - started, figures)
+        figures, failed = scene.write(job, given, made, partial)
+        write_result(partial, job, weights, time.monotonic() - started, figures, failed)
     say(f"{out / 'contact_sheet.png'} shows the result")
+    if failed:
+        say(f"error: {exports_failed(out, failed)}")
+    return not failed

@@ -119,15 +119,14 @@ def make(
     return evaluation.measure(case, callback)
 
 
-def write(job: Measurement, case: Case, made: tuple, folder: Path) -> dict[str, Any]:
-    """The contact sheet into the folder. The figures are those of the model, and all rows."""
+def write(job: Measurement, case: Case, made: tuple, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The contact sheet into the folder. The figures are those of the model, and all rows; there are no exports."""
     rows, shown = made
     write_png(folder / "contact_sheet.png", contact_sheet(case.labels, shown))
     own = rows["cascade" if job.cascade else "level 1"]
     N = case.sources
-    return {name: own[name] for name in COLUMNS if name in own} | {
-        "sources": case.place[:N], "targets": case.place[N:], "rows": rows,
-    }  # fmt: skip
+    figures = {name: own[name] for name in COLUMNS if name in own}
+    return figures | {"sources": case.place[:N], "targets": case.place[N:], "rows": rows}, {}
 
 
 def tabulator(settings: dict[str, object], planned: int) -> Callable[[Path, Sequence[Outcome]], None]:

@@ -12,31 +12,43 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoints
 from ..io.cameras import files_in
 from ..io.files import SHOWN, atomic
+from .description import EXPORT_SETTINGS
 
 RESULT = "result.json"
+# What the exports are made of, where one of them failed.
+KEPT = "views.safetensors"
+# What makes a scene, or one of its exports, fail and lets the others go on.
+FAILURES = (ValueError, OSError, RuntimeError, MemoryError)
 # Fields of a job that are paths of files that it reads.
 PATHS = ("input", "path")
 PARTIAL = ".partial-"
 WEEK = 7 * 24 * 3600
 
 
-def weights_hash(models_dir: str | os.PathLike, backbone: str) -> str:
-    """SHA-256 of all files that the networks and statistics are loaded from."""
-    paths = {checkpoints.find(models_dir, backbone, part) for part in checkpoints.LAYOUT[backbone]}
-    paths |= {path for path, _ in checkpoints.read_statistics(models_dir, backbone).values()}
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(checkpoints.sha256(path).encode())
-    return digest.hexdigest()
+def sentence(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def listed(failed_exports: Mapping[str, str]) -> str:
+    """Which exports failed, and why, on a line."""
+    return "; ".join(f"{name}: {text}" for name, text in failed_exports.items())
+
+
+def exports_failed(folder: Path, failed_exports: Mapping[str, str]) -> str:
+    """The same in sentences, with what is left and how to go on."""
+    failures = " ".join(f"The export {name} failed: {text}" for name, text in failed_exports.items())
+    return (
+        f"{failures} All else is in {folder}. The next start makes the exports of the views that are there; their "
+        "settings may be others then."
+    )
 
 
 def absolute(job: Any) -> Any:
@@ -67,14 +79,22 @@ def files_of(folder: Path) -> dict[str, int]:
     }  # fmt: skip
 
 
-def write_result(folder: Path, job: Any, weights: str | None, seconds: float, figures: dict[str, Any]) -> None:
-    """result.json: what the files beside it were made of, and their sizes."""
+def write_result(
+    folder: Path,
+    job: Any,
+    weights: str | None,
+    seconds: float,
+    figures: dict[str, Any],
+    failed_exports: Mapping[str, str],
+) -> None:
+    """result.json: what the files beside it were made of, and their sizes. failed_exports: sentences by export."""
     content = {
         "job": described(job),
         "input": input_stamp(job),
         "weights": weights,
         "seconds": round(seconds, 3),
         "figures": figures,
+        "failed_exports": dict(failed_exports),
         "files": files_of(folder),
     }
     with atomic(folder / RESULT) as temporary:
@@ -103,7 +123,28 @@ def unfinished(folder: Path, job: Any, weights: str) -> str:
         return "the input has changed"
     have = files_of(folder)
     missing = [name for name, size in found["files"].items() if have.get(name) != size]
-    return f"{missing[0]} is missing or damaged" if missing else ""
+    if missing:
+        return f"{missing[0]} is missing or damaged"
+    return next((f"the export {name} failed" for name in found.get("failed_exports", ())), "")
+
+
+def views_are_kept(folder: Path, job: Any, weights: str | None) -> bool:
+    """Whether an export of a folder failed and its views are those of this job, whose exports may be others."""
+    found = read_result(folder)
+    if found is None or not found.get("failed_exports"):
+        return False
+    settings = [
+        {name: value for name, value in one.items() if name not in EXPORT_SETTINGS}
+        for one in (found["job"], described(job))
+    ]
+    kept = folder / KEPT
+    return (
+        settings[0] == settings[1]
+        and weights is not None
+        and (found["weights"], found["input"]) == (weights, input_stamp(job))
+        and kept.is_file()
+        and kept.stat().st_size == found["files"].get(KEPT)
+    )
 
 
 def check_free(folder: Path, overwrite: bool = False) -> None:
@@ -150,7 +191,8 @@ def result_folder(folder: Path) -> Iterator[Path]:
 def merge(new: Path, folder: Path) -> None:
     earlier, made = read_result(folder), read_result(new) or {}
     same = earlier is not None and all(earlier.get(key) == made.get(key) for key in ("job", "weights", "input"))
-    if earlier is not None and same and files_of(folder).items() >= earlier["files"].items():
+    complete = earlier is not None and not earlier.get("failed_exports")
+    if earlier is not None and same and complete and files_of(folder).items() >= earlier["files"].items():
         # Another process was faster.
         return
     (folder / RESULT).unlink(missing_ok=True)

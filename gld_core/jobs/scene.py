@@ -1,5 +1,6 @@
 """One scene: read it, make its views, write its files."""
 
+import json
 import math
 import os
 import time
@@ -8,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -15,6 +18,7 @@ from .. import windows
 from ..autoencoder import Autoencoder
 from ..cameras import Cameras, motions
 from ..cameras.conventions import check_scene
+from ..checkpoints import weights_hash
 from ..evaluation.report import means, picture_errors
 from ..export.pictures import contact_sheet, depth_to_color, depth_unit, write_depth_png
 from ..export.ply import write_ply
@@ -23,13 +27,24 @@ from ..flow import QUICK, RELEASED, Callback, Sampling
 from ..geometry.depth_maps import confidence_threshold
 from ..geometry.points import point_cloud
 from ..io.cameras import read_scene
+from ..io.files import atomic
 from ..io.images import write_png
 from ..io.nerfstudio import write_transforms
 from ..io.posed_folders import write_npz
 from ..io.scenes import Scene, interpolate
 from ..pipeline import GLD, load, own_settings
 from .description import DEFAULT_MOTION, Job
-from .results import check_apart, check_free, result_folder, write_result
+from .results import (
+    FAILURES,
+    KEPT,
+    check_apart,
+    check_free,
+    exports_failed,
+    result_folder,
+    sentence,
+    views_are_kept,
+    write_result,
+)
 
 # The models were trained on up to eight views, of which one to four are sources.
 MOST_PHOTOGRAPHS = 4
@@ -188,8 +203,40 @@ def make(job: Job, given: Given, gld: GLD, progress: Callable[[str], Callback | 
     return Decoded(names, cameras, rgb.clamp(0, 1), geometry.depth, geometry.depth_conf, given.photographs)
 
 
-def write(job: Job, given: Given, made: Decoded, folder: Path) -> dict[str, float]:
-    """All files of a scene into the folder. Returns the figures of its targets whose truth is known."""
+def keep(made: Decoded, path: Path) -> None:
+    """Decoded views as they are, for exports that are made later."""
+    cameras = made.cameras
+    tensors = {name: getattr(made, name) for name in ("rgb", "depth", "confidence", "photographs")}
+    tensors |= {"c2w": cameras.c2w, "K": cameras.K, "origin": cameras.origin}
+    tensors["size"] = torch.tensor([cameras.height, cameras.width])
+    content = safetensors.torch.save(
+        {name: value.cpu().contiguous() for name, value in tensors.items()}, {"names": json.dumps(made.names)}
+    )
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def kept(job: Job, folder: Path, weights: str | None) -> Decoded | None:
+    """The views of an earlier run of this job in the folder, of which an export failed; None where there are none."""
+    if not views_are_kept(folder, job, weights):
+        return None
+    path = folder / KEPT
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            names = json.loads(file.metadata()["names"])
+            # Copies: the file is removed when the exports are made.
+            found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, and the views are made anew.") from error
+    height, width = found.pop("size").tolist()
+    cameras = Cameras(found.pop("c2w"), found.pop("K"), height, width, found.pop("origin"))
+    return Decoded(names, cameras, **found)
+
+
+def write(job: Job, given: Given, made: Decoded, folder: Path) -> tuple[dict[str, float], dict[str, str]]:
+    """All files of a scene into the folder. Returns the figures of its targets whose truth is known, and the sentences
+    of exports that failed. Where there are any, the folder also holds what all exports are made of.
+    """
     N, cameras = made.sources, made.cameras
     files: list[dict[str, object]] = []
     for view, name in enumerate(made.names):
@@ -217,13 +264,19 @@ def write(job: Job, given: Given, made: Decoded, folder: Path) -> dict[str, floa
     truth = [*given.photographs, *given.truth] if given.truth else [*given.photographs, *[None] * (len(labels) - N)]
     rows = {"photo": truth, "view": list(made.rgb), "depth": list(depth_to_color(made.depth))}
     write_png(folder / "contact_sheet.png", contact_sheet(labels, rows))
+    failed = {}
     for export in job.export:
-        EXPORTS[export](folder, made, job)
+        try:
+            EXPORTS[export](folder, made, job)
+        except FAILURES as error:
+            failed[export] = sentence(error)
+    if failed:
+        keep(made, folder / KEPT)
     known = [(view, picture) for view, picture in enumerate(given.truth, N) if picture is not None]
     if not known:
-        return {}
+        return {}, failed
     chosen, pictures = zip(*known, strict=True)
-    return means(picture_errors(made.rgb[list(chosen)], torch.stack(pictures), None))
+    return means(picture_errors(made.rgb[list(chosen)], torch.stack(pictures), None)), failed
 
 
 def run(
@@ -237,8 +290,9 @@ def run(
 
     job: a `Job`, or its input with the other fields as keyword arguments. gld: the networks; without them those of
     models_dir are loaded, in float32 on the CPU. out: where files are written, by `write`, into a new or an empty
-    folder; without it nothing is. Returns the decoded views. Raises ValueError, in a sentence, before anything is
-    computed, for what cannot be used.
+    folder, or one where exports of the same views failed; without it nothing is. Returns the decoded views. Raises
+    ValueError, in a sentence, before anything is computed, for what cannot be used; and after all else is written,
+    where an export failed.
 
         gld_core.run("photograph.jpg", out="results", models_dir="models/gld", motion="orbit", degrees=30.0, number=24)
     """
@@ -247,21 +301,23 @@ def run(
     elif settings:
         job = replace(job, **settings)
     started = time.monotonic()
-    if out is not None:
-        check_apart(job, Path(out))
-        check_free(Path(out))
-    if gld is not None:
-        job = job.settled(gld.own_size, gld.own_steps)
-        given = read(job)
-    elif models_dir is not None:
-        job = job.settled(*own_settings(models_dir, "da3"))
-        given = read(job)
-        gld = load(models_dir)
-    else:
+    models = models_dir or ""
+    if gld is None and not models:
         raise ValueError("Neither gld nor models_dir is given; give the folder of the models.")
-    made = make(job, given, gld)
-    if out is not None:
-        with result_folder(Path(out)) as folder:
-            figures = write(job, given, made, folder)
-            write_result(folder, job, None, time.monotonic() - started, figures)
+    job = job.settled(*(own_settings(models, "da3") if gld is None else (gld.own_size, gld.own_steps)))
+    if out is None:
+        return make(job, read(job), gld or load(models))
+    out = Path(out)
+    check_apart(job, out)
+    weights = weights_hash(models, "da3") if gld is None else gld.weights
+    made = kept(job, out, weights)
+    if made is None:
+        check_free(out)
+    given = read(job)
+    with result_folder(out) as folder:
+        made = made or make(job, given, gld or load(models))
+        figures, failed = write(job, given, made, folder)
+        write_result(folder, job, weights, time.monotonic() - started, figures, failed)
+    if failed:
+        raise ValueError(exports_failed(out, failed))
     return made

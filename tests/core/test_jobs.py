@@ -24,8 +24,9 @@ from gld_core.checkpoints import NANO
 from gld_core.io.colmap import read_colmap_points
 from gld_core.io.posed_folders import write_scene
 from gld_core.jobs import Job, Models, read_list, run_many
-from gld_core.jobs.many import BEFORE, DONE, FAILED, shard
+from gld_core.jobs.many import BEFORE, DONE, EXPORTS_FAILED, FAILED, shard
 from gld_core.jobs.results import (
+    KEPT,
     PARTIAL,
     RESULT,
     files_of,
@@ -34,6 +35,7 @@ from gld_core.jobs.results import (
     remove_abandoned,
     result_folder,
     unfinished,
+    views_are_kept,
 )
 from gld_core.jobs.scene import comfyui_noise
 from gld_core.synthetic.render import render_scene
@@ -344,6 +346,79 @@ def test_a_scene_that_fails_is_recorded_and_stops_no_other(rooms, tmp_path):
     assert table[0]["psnr"] > 5
     assert sorted(path.name for path in out.iterdir()) == ["results.jsonl", "results.md", "room_1", "room_2"]
     assert (out / "results.md").read_text(encoding="utf-8").count("\n") == 6
+
+
+# Exports that fail: no mesh has voxels of 1000 units.
+
+
+@pytest.fixture
+def no_sampling(monkeypatch):
+    """What forbids the networks to sample from here on."""
+
+    def sample(*given, **how):
+        raise AssertionError("sampled again")
+
+    return lambda: monkeypatch.setattr(gld_core.GLD, "sample", sample)
+
+
+def same_files(a, b):
+    names = files_of(a)
+    assert names.keys() == files_of(b).keys()
+    for name in names.keys() - {RESULT}:
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+def test_a_scene_whose_export_fails_keeps_its_views_and_the_next_start_exports_them(rooms, tmp_path, no_sampling):
+    out, said = tmp_path / "out", []
+    wanted = Job(str(rooms / "room_0"), export=("glb", "ply", "colmap"), **QUICK)
+    other = Job(str(rooms / "room_1"), **QUICK)
+    run_many([wanted], tmp_path / "whole", MODELS, silent)
+
+    outcomes = run_many([replace(wanted, voxel=1000.0), other], out, MODELS, silent)
+    assert [one.state for one in outcomes] == [EXPORTS_FAILED, DONE]
+    row = json.loads((out / "results.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert row["state"] == "exports failed" and row["text"].startswith("glb: The scene has no point left")
+    assert row["psnr"] > 5
+    assert read_result(out / "room_0")["failed_exports"].keys() == {"glb"}
+    made = files_of(tmp_path / "whole" / "room_0").keys()
+    assert files_of(out / "room_0").keys() == made - {"scene.glb"} | {KEPT}
+
+    no_sampling()
+    outcomes = run_many([replace(wanted, voxel=1000.0), other], out, MODELS, said.append)
+    assert [one.state for one in outcomes] == [EXPORTS_FAILED, BEFORE]
+    assert "room_0: an export failed; its views are kept, and its files are written anew" in said
+    assert [one.state for one in run_many([wanted, other], out, MODELS, silent)] == [DONE, BEFORE]
+    same_files(out / "room_0", tmp_path / "whole" / "room_0")
+
+
+def test_kept_views_of_other_settings_or_weights_are_not_exported(rooms, tmp_path):
+    job = Job(str(rooms / "room_0"), export=("glb",), voxel=1000.0, **QUICK)
+    run_many([job], tmp_path, MODELS, silent)
+    weights, folder = read_result(tmp_path / "room_0")["weights"], tmp_path / "room_0"
+    assert views_are_kept(folder, replace(job, voxel=0.0, export=("ply",)), weights)
+    assert not views_are_kept(folder, replace(job, seed=1), weights)
+    assert not views_are_kept(folder, job, "others") and not views_are_kept(folder, job, None)
+    (folder / KEPT).write_bytes(b"half")
+    assert not views_are_kept(folder, job, weights)
+
+
+def test_the_command_line_and_python_keep_the_views_too(photograph, gld, tmp_path, no_sampling, capsys):
+    settings = {"number": 2, "export": ("glb",), **QUICK}
+    command = ["views", str(photograph), "--models", str(NANO), "--device", "cpu", "--out", str(tmp_path / "line")]
+    command += ["--size", "84", "--steps", "1", "--number", "2", "--export", "glb"]
+    whole = gld_core.run(str(photograph), tmp_path / "whole", gld, **settings)
+    assert main([*command, "--voxel", "1000"]) == 1
+    assert "The export glb failed: The scene has no point left" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="The export glb failed: The scene has no point left"):
+        gld_core.run(str(photograph), tmp_path / "python", gld, voxel=1000.0, **settings)
+
+    no_sampling()
+    assert main(command) == 0
+    made = gld_core.run(str(photograph), tmp_path / "python", gld, **settings)
+    for name in ("line", "python"):
+        same_files(tmp_path / name, tmp_path / "whole")
+    assert torch.equal(made.rgb, whole.rgb) and torch.equal(made.cameras.c2w, whole.cameras.c2w)
+    assert made.names == whole.names
 
 
 def test_two_inputs_of_one_name_are_refused_before_any_work(rooms, tmp_path):

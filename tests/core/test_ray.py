@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from gld_core.checkpoints import NANO
 from gld_core.io.posed_folders import write_scene
 from gld_core.jobs import Job, Models, measure, run_many, scene
-from gld_core.jobs.many import BEFORE, DONE, FAILED
+from gld_core.jobs.many import BEFORE, DONE, EXPORTS_FAILED, FAILED
 from gld_core.jobs.measure import Judged, Measurement
 from gld_core.jobs.results import PARTIAL, RESULT, files_of, read_result
 from gld_core.synthetic.render import render_scene
@@ -116,6 +117,23 @@ def test_a_scene_that_fails_is_recorded_and_stops_no_other(cluster, jobs, tmp_pa
     outcomes = run_many([Job(str(tmp_path / "nothing")), jobs[0]], tmp_path / "out", MODELS, silent, ray=cluster)
     assert [one.state for one in outcomes] == [FAILED, DONE]
     assert "does not exist" in outcomes[0].text
+
+
+def test_a_scene_whose_export_fails_keeps_its_views(cluster, jobs, tmp_path):
+    class Exporting:
+        """The stages of a scene without the networks."""
+
+        read, write = staticmethod(scene.read), staticmethod(scene.write)
+
+        @staticmethod
+        def make(*given):
+            raise ValueError("sampled again")
+
+    job = replace(jobs[0], steps=1, export=("glb",))
+    first = run_many([replace(job, voxel=1000.0)], tmp_path, MODELS, silent, ray=cluster)
+    then = run_many([job], tmp_path, MODELS, silent, ray=cluster, stages=Exporting())
+    assert [one.state for one in (*first, *then)] == [EXPORTS_FAILED, DONE]
+    assert (tmp_path / then[0].name / "scene.glb").is_file()
 
 
 def test_measurements_go_the_same_way(cluster, jobs, tmp_path):
