@@ -390,6 +390,9 @@ def open_pages(url: str):
             page.set_default_timeout(240_000)
             page.goto(address)
             wait_for_page(page)
+            # The server opens the panel at the right in every page after one that has opened it; it takes clicks.
+            page.evaluate("app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)")
+            settle(page)
             return page
 
         yield open_page

@@ -247,7 +247,8 @@ def put_down(page, x: int, y: int, number: int) -> None:
         if page.evaluate("app.graph.nodes.filter(node => !node.flags.ghost).length") == number:
             return
         page.wait_for_timeout(1000)
-    raise AssertionError(f"there is no node number {number}")
+    there = "at => document.elementsFromPoint(...at).slice(0, 3).map(element => element.outerHTML.slice(0, 200))"
+    raise AssertionError(f"there is no node number {number}; at {x}, {y} lies {page.evaluate(there, [x, y])}")
 
 
 def wait_for_output(page, server, pattern: str, before: set) -> None:
