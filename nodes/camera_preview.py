@@ -2,17 +2,15 @@
 
 from io import BytesIO
 
-import torch
 from comfy_api.latest import Types, io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
-from torch import Tensor
 
 from ..gld_core.cameras.conventions import check_scene
 from ..gld_core.cameras.motions import scene_depth
 from ..gld_core.export.camera_plan import described, frusta, plan
 from ..gld_core.export.gltf import glb_bytes, scene_diagonal
 from ..gld_core.geometry.depth_maps import PosedDepth, usable
-from ..gld_core.geometry.points import PointCloud, even_subset
+from ..gld_core.geometry.points import PointCloud, even_subset, samples
 from ..gld_core.geometry.reprojection import reproject
 from ..gld_core.io.comfyui import preview_world
 from . import host
@@ -25,6 +23,8 @@ from .sockets import (
     sources_geometry,
 )
 
+# Of how many points of the sources' surfaces the map is drawn and the points are chosen.
+MOST_SAMPLES = 1 << 20
 # Depth of a camera's pyramid, as a share of the scene's diagonal.
 FRUSTUM = 0.04
 
@@ -112,14 +112,11 @@ class GLDPreviewCameras(io.ComfyNode):
             raise ValueError("All depth is below the minimum confidence; lower 'min_confidence'.")
         photographs = source_photographs(geometry["image"], own)
         maps = PosedDepth(found.depth, own, keep, photographs)
-        progress = host.progress_bar()
-        pictures, masks = reproject(maps, targets, progress)
+        pictures, masks = reproject(maps, targets, host.progress_bar())
         share = masks.mean(dim=(1, 2)) if len(targets) else None
-        xyz, spacing = samples(maps)
-        rgb = (photographs.movedim(1, -1) * 255).round().byte()
-        valid = torch.isfinite(xyz).all(dim=-1)
-        xyz, rgb, spacing = xyz[valid], rgb[valid], spacing[valid]
-        chosen = even_subset(xyz, max_points, lambda: progress(1, 1))
+        surface, spacing = samples(maps, max(MOST_SAMPLES, max_points), host.stop_if_cancelled)
+        xyz, rgb = surface.xyz, surface.rgb
+        chosen = even_subset(xyz, max_points, host.stop_if_cancelled)
         lines = frusta(cameras, N, FRUSTUM * scene_diagonal(xyz), share)
         glb = glb_bytes([PointCloud(xyz[chosen], rgb[chosen]), lines], preview_world(own))
         page = plan(cameras, N, xyz, rgb, share, spacing)[None]
@@ -130,13 +127,3 @@ class GLDPreviewCameras(io.ComfyNode):
             views = masks = ExecutionBlocker("There are no targets; add them with Move GLD Camera or Set GLD Cameras.")
         glb = Types.File3D(BytesIO(glb), "glb")
         return io.NodeOutput(glb, page, masks, report, views, ui=ui.PreviewImage(page, cls=cls))
-
-
-def samples(maps: PosedDepth) -> tuple[Tensor, Tensor]:
-    """Points (N, H, W, 3) of the sources' surfaces, and the side (N, H, W) of the square that each stands for there."""
-    points, sides = [], []
-    for view in range(len(maps)):
-        xyz, _, cosine = maps.surface(view)
-        points.append(xyz)
-        sides.append(1 / maps.inverse[view] / maps.focal[view] / cosine.clamp(min=0.2))
-    return torch.stack(points), torch.stack(sides)

@@ -1,5 +1,6 @@
 """One point cloud from the depth maps of several views."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -65,6 +66,25 @@ def even_voxel(xyz: np.ndarray, origin: np.ndarray, voxel: float, most: int, pau
             if left > 0.9 * most or high < 1.01 * low:
                 break
     return high if np.isfinite(high) else 2 * low
+
+
+def samples(maps: PosedDepth, most: int, pause: Pause = go_on) -> tuple[PointCloud, Tensor]:
+    """Points of the sources' surfaces with their pictures' colours, and the side (P,) of the square that each stands
+    for there. Of every row and column, or of every n-th, so that there are at most `most`.
+    """
+    step = max(1, math.ceil((maps.inverse.numel() / most) ** 0.5))
+    points, colors, sides = [], [], []
+    for view in range(len(maps)):
+        xyz, _, cosine = maps.surface(view)
+        side = step / maps.inverse[view] / maps.focal[view] / cosine.clamp(min=0.2)
+        rgb = (maps.picture(view).movedim(0, -1) * 255).round().byte()
+        xyz, rgb, side = xyz[::step, ::step], rgb[::step, ::step], side[::step, ::step]
+        known = torch.isfinite(xyz).all(dim=-1)
+        points.append(xyz[known])
+        colors.append(rgb[known])
+        sides.append(side[known])
+        pause()
+    return PointCloud(torch.cat(points), torch.cat(colors)), torch.cat(sides)
 
 
 def even_subset(xyz: Tensor, maximum: int, pause: Pause = go_on) -> Tensor:

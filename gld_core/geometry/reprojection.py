@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..cameras import Cameras
 from .depth_maps import GRAZING, PosedDepth, Progress, unit
+from .points import Pause
 
 # At most so many points of a source are projected.
 POINTS_PER_SOURCE = 1 << 16
@@ -22,10 +23,11 @@ class Surfaces:
     """The sources' depth as triangles on the grid of their pixels, cut at depth edges and at more than GRAZING degrees.
 
     xyz (P, 3) vertices in the world; place (P, 2) where they are in their source's image, in its pixels; faces (F, 3),
-    counter-clockwise where a source sees them; owner (F,) the source of each.
+    counter-clockwise where a source sees them; owner (F,) the source of each, in rising order, and counts, how many
+    each source has. pause() is called after each source; what it raises ends the work.
     """
 
-    def __init__(self, sources: PosedDepth):
+    def __init__(self, sources: PosedDepth, pause: Pause):
         stride = max(1, math.ceil((sources.inverse[0].numel() / POINTS_PER_SOURCE) ** 0.5))
         vertices: list[Tensor] = []
         places, faces, owners = [], [], []
@@ -46,58 +48,81 @@ class Surfaces:
             faces.append(both + sum(len(part) for part in vertices))
             owners.append(torch.full((len(both),), view))
             vertices.append(xyz)
+            pause()
         self.xyz, self.place, self.faces = torch.cat(vertices), torch.cat(places), torch.cat(faces)
-        self.owner = torch.cat(owners)
+        self.owner, self.counts = torch.cat(owners), [len(part) for part in owners]
 
-    def seen_from(self, target: Cameras) -> tuple[Tensor, Tensor, Tensor]:
+    def seen_from(self, target: Cameras, pause: Pause) -> tuple[Tensor, Tensor, Tensor]:
         """A single target's view: which of its pixels (H, W) bool show what a source has seen; and of these P pixels,
         row by row, the source (P,) and the place (P, 2) in its image. A surface that turns its back was not seen by a
-        source, and hides what lies further back than HIDES times its own depth.
+        source, and hides what lies further back than HIDES times its own depth. pause() is called after each source.
         """
         H, W = target.height, target.width
         projection = target.K[0] @ target.w2c[0, :3]
-        u, v, z = (self.xyz @ projection[:, :3].T + projection[:, 3]).unbind(1)
-        x, y, inverse = (u / z)[self.faces], (v / z)[self.faces], (1 / z)[self.faces]
-        # Pixel centres from the first to the last row and column that a triangle may cover.
-        left, right = x.amin(1).sub(0.5).ceil().clamp(min=0), x.amax(1).sub(0.5).floor().clamp(max=W - 1)
-        top, bottom = y.amin(1).sub(0.5).ceil().clamp(min=0), y.amax(1).sub(0.5).floor().clamp(max=H - 1)
-        span = torch.maximum(right - left, bottom - top) + 1
-        drawn = (z[self.faces] > 0).all(1) & (right >= left) & (bottom >= top)
-        area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
-        drawn &= area != 0
+
+        def corners(faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            u, v, z = (self.xyz[faces] @ projection[:, :3].T + projection[:, 3]).unbind(2)
+            return u / z, v / z, 1 / z
+
         # By pixel: in the upper half the nearest depth of a face, as the bits of its inverse, in the lower the face.
         front = torch.zeros(H * W, dtype=torch.int64)
         behind = torch.zeros(H * W)
-        level = span.clamp(min=1).log2().ceil().long()
-        for step in level[drawn].unique().tolist():
-            size = 1 << step
-            chosen = (drawn & (level == step)).nonzero()[:, 0]
-            offset = torch.arange(size)
-            for part in chosen.split(max(1, AT_ONCE // size**2)):
-                columns = left[part].long()[:, None, None] + offset
-                rows = top[part].long()[:, None, None] + offset[:, None]
-                weights = barycentric(x[part], y[part], area[part], columns + 0.5, rows + 0.5)
-                inside = (weights >= -1e-5).all(-1) & (columns < W) & (rows < H)
-                nearness = (weights * inverse[part][:, None, None]).sum(-1)[inside]
-                pixel = (rows * W + columns)[inside]
-                face = part[:, None, None].expand(inside.shape)[inside]
-                # The image's y axis points down: what is counter-clockwise in space has a negative area.
-                toward = area[face] < 0
-                bits = nearness.view(torch.int32).long() << 32
-                front.scatter_reduce_(0, pixel[toward], (bits | face)[toward], "amax")
-                behind.scatter_reduce_(0, pixel[~toward], nearness[~toward], "amax")
+        first = 0
+        for faces in self.faces.split(self.counts):
+            draw(*corners(faces), first, (H, W), front, behind)
+            first += len(faces)
+            pause()
         nearness = (front >> 32).int().view(torch.float32)
         mask = (front > 0) & (nearness * HIDES >= behind)
         pixel = mask.nonzero()[:, 0]
         face = front[pixel] & 0xFFFFFFFF
-        weights = barycentric(x[face], y[face], area[face], pixel % W + 0.5, pixel.div(W, rounding_mode="floor") + 0.5)
-        weights = weights * inverse[face]
+        x, y, inverse = corners(self.faces[face])
+        weights = barycentric(x, y, area(x, y), pixel % W + 0.5, pixel.div(W, rounding_mode="floor") + 0.5)
+        weights = weights * inverse
         weights = weights / weights.sum(1, keepdim=True)
         return mask.view(H, W), self.owner[face], (self.place[self.faces[face]] * weights[..., None]).sum(1)
 
 
+def draw(
+    x: Tensor, y: Tensor, inverse: Tensor, first: int, size: tuple[int, int], front: Tensor, behind: Tensor
+) -> None:
+    """Draw triangles, with corners x, y (F, 3) in pixels and their inverse depth, into the depth buffers of an image of
+    `size` (H, W): front (H * W,) as `Surfaces.seen_from` has it, where they turn to the camera, their numbers counted
+    from `first`; behind (H * W,) the inverse depth of those that turn their backs.
+    """
+    H, W = size
+    # Pixel centres from the first to the last row and column that a triangle may cover.
+    left, right = x.amin(1).sub(0.5).ceil().clamp(min=0), x.amax(1).sub(0.5).floor().clamp(max=W - 1)
+    top, bottom = y.amin(1).sub(0.5).ceil().clamp(min=0), y.amax(1).sub(0.5).floor().clamp(max=H - 1)
+    span, signed = torch.maximum(right - left, bottom - top) + 1, area(x, y)
+    drawn = (inverse > 0).all(1) & (right >= left) & (bottom >= top) & (signed != 0)
+    level = span.clamp(min=1).log2().ceil().long()
+    for step in level[drawn].unique().tolist():
+        side = 1 << step
+        chosen = (drawn & (level == step)).nonzero()[:, 0]
+        offset = torch.arange(side)
+        for part in chosen.split(max(1, AT_ONCE // side**2)):
+            columns = left[part].long()[:, None, None] + offset
+            rows = top[part].long()[:, None, None] + offset[:, None]
+            weights = barycentric(x[part], y[part], signed[part], columns + 0.5, rows + 0.5)
+            inside = (weights >= -1e-5).all(-1) & (columns < W) & (rows < H)
+            nearness = (weights * inverse[part][:, None, None]).sum(-1)[inside]
+            pixel = (rows * W + columns)[inside]
+            face = part[:, None, None].expand(inside.shape)[inside]
+            # The image's y axis points down: what is counter-clockwise in space has a negative area.
+            toward = signed[face] < 0
+            bits = nearness.view(torch.int32).long() << 32
+            front.scatter_reduce_(0, pixel[toward], (bits | (first + face))[toward], "amax")
+            behind.scatter_reduce_(0, pixel[~toward], nearness[~toward], "amax")
+
+
+def area(x: Tensor, y: Tensor) -> Tensor:
+    """(F,) double, signed area of triangles' corners x, y (F, 3)."""
+    return (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+
+
 def barycentric(x: Tensor, y: Tensor, area: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    """(F, ..., 3) weights of triangles' corners x, y (F, 3) at points of the image; area (F,) is double, signed."""
+    """(F, ..., 3) weights of triangles' corners x, y (F, 3) at points of the image; area (F,) of `area`."""
 
     def corner(values: Tensor, number: int) -> Tensor:
         return values[:, number].view(-1, *[1] * (column.ndim - 1))
@@ -127,17 +152,24 @@ def reproject(
 ) -> tuple[Tensor, Tensor]:
     """Pictures (V, 3, H, W) of V targets, of the color `hole` where no source has seen what is there, and (V, H, W)
     float32: 1 where one has. The pictures lie in memory as (V, H, W, 3). The sources need their pictures.
-    progress(done, total) is called before the first view and after each; what it raises ends the work.
+    progress(done, total) counts every source, once for its surfaces and once for each view; what it raises ends the
+    work.
     """
-    surfaces = Surfaces(sources)
+    done, total = 0, len(sources) * (1 + len(targets))
+
+    def pause() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    surfaces = Surfaces(sources, pause)
     images = [sources.picture(view) for view in range(len(sources))]
-    if progress is not None:
-        progress(0, len(targets))
     # Every view fills its own part: filling all of a long path's takes seconds without a look at progress.
     pictures = torch.empty(len(targets), targets.height, targets.width, 3).movedim(-1, 1)
     masks = torch.empty(len(targets), targets.height, targets.width)
     for view in range(len(targets)):
-        mask, owner, place = surfaces.seen_from(targets[view])
+        mask, owner, place = surfaces.seen_from(targets[view], pause)
         pictures[view] = torch.tensor(hole).view(3, 1, 1)
         masks[view] = mask
         colors = torch.zeros(len(owner), 3)
@@ -145,6 +177,4 @@ def reproject(
             own = owner == source
             colors[own] = bilinear(images[source], place[own])
         pictures[view, :, mask] = colors.T
-        if progress is not None:
-            progress(view + 1, len(targets))
     return pictures, masks

@@ -10,6 +10,7 @@ from gld_core.cameras.motions import join, targets
 from gld_core.export.camera_plan import UNSEEN_COLOR, frusta, plan
 from gld_core.export.gltf import SOURCE_COLOR, TARGET_COLOR
 from gld_core.geometry.depth_maps import PosedDepth
+from gld_core.geometry.points import samples
 from gld_core.geometry.reprojection import reproject
 from gld_core.synthetic.render import render_scene
 
@@ -95,9 +96,20 @@ def test_frames_along_a_walk_through_a_room_are_covered_and_frames_turned_away_a
 def test_progress_is_told_and_can_cancel():
     seen = []
     coverage(WALL_MAPS, join(camera(), camera()), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(0, 2), (1, 2), (2, 2)]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
     with pytest.raises(KeyboardInterrupt):
         coverage(WALL_MAPS, camera(), progress=lambda done, total: (_ for _ in ()).throw(KeyboardInterrupt))
+
+
+def test_of_many_pixels_every_nth_row_and_column_is_sampled_and_stands_for_so_much_more():
+    """A wall 3 away, 4.9 wide and 3.5 high: 4 x 4 of its pixels a point."""
+    maps = PosedDepth(WALL.repeat(2, 1, 1), join(camera(), camera()), None, torch.ones(2, 3, HEIGHT, WIDTH))
+    looks = []
+    surface, sides = samples(maps, 1000, lambda: looks.append(1))
+    rows, columns = (torch.arange(0.5, end, 4) for end in (HEIGHT, WIDTH))
+    assert len(looks) == 2 and len(surface.xyz) == 2 * len(rows) * len(columns) <= 1000
+    assert torch.allclose(surface.xyz[: len(columns), 0], (columns - 49) * 3 / 60, atol=1e-5)
+    assert (surface.rgb == 255).all() and sides.min() == pytest.approx(4 * 3 / 60, rel=0.02)
 
 
 def marks(picture, color):

@@ -11,6 +11,7 @@ import torch
 from gld_core.cameras import Cameras
 from gld_core.cameras.motions import join, targets
 from gld_core.export.editor_scene import scene_bytes
+from gld_core.geometry import reprojection
 from gld_core.geometry.depth_maps import PosedDepth
 from gld_core.geometry.reprojection import HOLE, reproject
 from gld_core.synthetic.render import render_scene
@@ -63,6 +64,18 @@ def test_from_near_by_and_from_behind():
     assert reproject(wall(camera()), camera((0, 0, 2.5)))[1][0].all()
     behind = targets(camera(), "orbit", 1, 3.0, degrees=180)
     assert not reproject(wall(camera()), behind)[1].any()
+
+
+def test_there_is_a_look_at_progress_after_every_source_of_every_view(monkeypatch):
+    """So what lies between two looks is the work on one source, however many there are."""
+    sources, views = (targets(camera(), "orbit", count, 3.0, degrees=20) for count in (5, 3))
+    maps = PosedDepth(torch.full((5, HEIGHT, WIDTH), 3.0), sources, None, torch.zeros(5, 3, HEIGHT, WIDTH))
+    told, drawn, draw = [], [], reprojection.draw
+    monkeypatch.setattr(reprojection, "draw", lambda *given: drawn.append((len(told), len(given[0]))) or draw(*given))
+    reproject(maps, views, lambda *progress: told.append(progress))
+    assert told == [(done, 5 * 4) for done in range(1, 5 * 4 + 1)]
+    assert [looks for looks, _ in drawn] == list(range(5, 5 * 4))
+    assert max(faces for _, faces in drawn) <= 2 * HEIGHT * WIDTH
 
 
 @pytest.mark.parametrize("seed", [0, 3])
