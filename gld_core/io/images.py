@@ -38,6 +38,10 @@ EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif",
     ".ppm", ".pgm", ".tga", ".jp2",
 )  # fmt: skip
+# What is opened by Pillow, whatever a file is called: its other readers may start programs (EPS starts Ghostscript).
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "HEIF", "PPM", "TGA", "JPEG2000")
+# Of the kinds of HEIC, at the beginning of a file.
+HEIC_BRANDS = (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")
 # Of a picture that is decoded: 13 bytes each.
 MAX_PIXELS = 130_000_000
 EXIF_ORIENTATION = 0x0112
@@ -64,7 +68,10 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, or no file; put the picture there.")
-    if path.suffix.lower() in (".heic", ".heif"):
+    with open(path, "rb") as opened:
+        head = opened.read(64)
+    # Telephones and messengers call it .jpg too.
+    if head[4:].startswith(HEIC_BRANDS) and b"avif" not in head:
         try:
             pillow_heif = import_module("pillow_heif")
         except ImportError:
@@ -72,8 +79,9 @@ def open_picture(path: str | Path) -> Iterator[Image.Image]:
                 f"{path} is a HEIC picture; install the package pillow-heif to have those read, or save it as JPEG."
             ) from None
         pillow_heif.register_heif_opener()
+    Image.init()
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{file.width}x{file.height}")
             yield file

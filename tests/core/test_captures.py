@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, features
+from PIL import EpsImagePlugin, Image, ImageCms, features
 
 from gld_core.io.cameras import files_in, find_folders, find_scenes, read_cameras, read_scene
 from gld_core.io.colmap import write_colmap
@@ -498,11 +498,24 @@ def test_what_pillow_reads_is_a_picture(tmp_path, name):
     assert [view.name for view in read_scene(tmp_path).views] == [name]
 
 
-def test_heic_gets_the_cure_where_its_package_is_missing(tmp_path, monkeypatch):
-    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+@pytest.mark.parametrize("name", ["a.heic", "a.jpg"])
+def test_heic_gets_the_cure_where_its_package_is_missing(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic")
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     with pytest.raises(ValueError, match="HEIC picture; install the package pillow-heif"):
-        read_image(tmp_path / "a.heic")
+        read_image(tmp_path / name)
+
+
+def test_no_program_is_started_for_a_picture(tmp_path, monkeypatch):
+    """Pillow reads EPS by Ghostscript, whatever the file is called."""
+    started = []
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *given: started.append(given) or Image.new("RGB", (9, 9)).im
+    )
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(ValueError, match="cannot be read as a picture"):
+        read_image(tmp_path / "a.jpg")
+    assert not started
 
 
 @pytest.mark.parametrize("width, height", [(20_000, 10_000), (13_000, 11_000)])
