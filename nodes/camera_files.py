@@ -28,7 +28,8 @@ EXAMPLE = """{"width": 504, "height": 336,
  "c2w": [[[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]]}"""
 
 
-ENDS = (".json", ".txt", ".xml", ".csv", ".npy", ".out")
+# Of arrays only LLFF's: a data set has one of depth for every view.
+ENDS = (".json", ".txt", ".xml", ".csv", "poses_bounds.npy", ".out")
 
 
 def camera_files() -> list[str]:

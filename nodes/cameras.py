@@ -115,10 +115,14 @@ class GLDLoadScene(io.ComfyNode):
     def execute(cls, scene, sources, targets, long_side, backbone=None):
         own = FAMILIES["da3"] if backbone is None else backbone.family
         loaded = read_scene(scene_path(scene), long_side or own.long_side)
-        count = sources.strip()
+        count, views = sources.strip(), len(loaded.all())
+        if count.isdecimal() and not 0 < int(count[:6]) < views:
+            raise ValueError(
+                f"The input 'sources' is '{count[:6]}', how many of the {views} views; give 1 to {views - 1}, or "
+                f"write '{count[:6]},' with a comma for the view of that number."
+            )
         chosen, wanted = loaded.choose(
-            int(count) if count.isdecimal() and len(count) < 6 else indices(sources, "sources"),
-            indices(targets, "targets") or None,
+            int(count) if count.isdecimal() else indices(sources, "sources"), indices(targets, "targets") or None
         )
         check_scene(loaded.cameras_of(chosen + wanted), len(chosen))
         progress, pictures = host.progress_bar(), count_up()

@@ -124,7 +124,8 @@ class GLDExportGLB(io.ComfyNode):
         made = describe(parts, kind.get("voxel"))
         name = f"gld_{uuid4().hex}.glb"
         path = os.path.join(folder_paths.get_temp_directory(), name)
-        write_scene_glb(path, maps, parts, geometry.get("gld_sources", 0), show_cameras, compact, page=True)
+        sources, strict = geometry.get("gld_sources", 0), host.page_is_strict()
+        write_scene_glb(path, maps, parts, sources, show_cameras, compact, page=strict)
         host.say(made, cls.hidden.unique_id)
         return io.NodeOutput(
             Types.File3D(path, "glb"), ui={"3d": [{"filename": name, "subfolder": "", "type": "temp"}]}

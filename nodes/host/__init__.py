@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 
+import comfy.cli_args
 import comfy.model_management
 import comfy.utils
 import latent_preview
@@ -24,6 +25,11 @@ def say(text: str, node_id: str) -> None:
     server = PromptServer.instance
     if server.sockets_metadata.get(server.client_id, {}).get("feature_flags"):
         server.send_progress_text(text, node_id, server.client_id)
+
+
+def page_is_strict() -> bool:
+    """Whether ComfyUI's page is kept from addresses that it makes itself (blob:), as it is without API nodes."""
+    return comfy.cli_args.args.disable_api_nodes
 
 
 def stop_if_cancelled() -> None:

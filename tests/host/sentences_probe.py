@@ -56,4 +56,9 @@ for window in (1, 2):
         clock += 60.0 if window == 1 else 6.0
         tell(step, None, None, 4)
 
-print(json.dumps({"hints": hints, "said": said, "loading": loading, "work": piece_of_work.seconds()}))
+strict = []
+for comfy.cli_args.args.disable_api_nodes in (False, True):
+    strict.append(gld.nodes.host.page_is_strict())
+
+found = {"hints": hints, "said": said, "loading": loading, "strict": strict, "work": piece_of_work.seconds()}
+print(json.dumps(found))

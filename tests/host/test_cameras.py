@@ -493,6 +493,17 @@ def test_a_link_out_of_the_input_folder_is_not_listed(server, error, tmp_path):
         error({"load": from_file("out.txt"), "save": save(["load", 0])})
 
 
+def test_depth_beside_cameras_is_not_listed_as_cameras(server):
+    folder = server.base / "input" / "data set" / "depth"
+    folder.mkdir(parents=True)
+    np.save(folder / "view_0.npy", np.zeros((2, 2)))
+    np.save(folder.parent / "poses_bounds.npy", np.zeros((1, 17)))
+    source = server.get("/object_info/GLDLoadCameras")["GLDLoadCameras"]["input"]["required"]["source"]
+    (option,) = (option for option in source[1]["options"] if option["key"] == "file")
+    names = option["inputs"]["required"]["path"][1]["options"]
+    assert [name for name in names if name.startswith("data set/")] == ["data set/poses_bounds.npy"]
+
+
 # A picture of the path
 
 

@@ -203,5 +203,11 @@ def test_views_that_are_not_there(message, graph, only):
     assert "give view numbers such as '0, 3-5'" in message(only(graph(targets="all"), "save level1"))
 
 
+def test_a_count_of_sources_that_was_meant_as_a_number_says_how_to_write_one(server, message, graph, only):
+    sentence = message(only(graph(sources="0"), "save level1"))
+    assert "how many of the 6 views; give 1 to 5, or write '0,' with a comma" in sentence
+    assert server.run(only(graph(sources="0,"), "save level1")).error is None
+
+
 def test_the_queue_goes_on(server, graph, only):
     assert server.run(only(graph(seed=4321), "save level1")).error is None

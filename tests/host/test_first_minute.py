@@ -184,6 +184,11 @@ def test_how_to_switch_previews_on_is_said_in_one_prompt_of_a_server(sentences):
     assert on == later == "" and "Live preview method" in first and first == again
 
 
+def test_textures_lie_in_the_text_of_a_file_only_where_the_page_needs_it(sentences):
+    """Khronos' validator warns of it, DATA_URI_GLB; tests/browser/test_results.py shows why the page needs it."""
+    assert sentences["strict"] == [False, True]
+
+
 def test_the_time_left_is_counted_from_the_steps_so_far(sentences):
     """60 s a step: after one of eight, seven are left. Later steps take 6 s each, of which every second one is said.
     An earlier run has made four others.
