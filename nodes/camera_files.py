@@ -20,7 +20,7 @@ from ..gld_core.io.scenes import Given, Scene, scene_of
 from . import host
 from .host.folders import check_prefix, check_text, in_input_folder, input_path, save_numbered, stamp
 from .host.inputs import check_choice, problem
-from .sockets import GLDCameras, indices, is_moge, source_geometry_input
+from .sockets import GLDCameras, indices, is_moge, pictures, source_geometry_input
 
 FORMATS = ("transforms.json", "COLMAP binary", "COLMAP text")
 EXAMPLE = """{"width": 504, "height": 336,
@@ -208,9 +208,9 @@ class GLDLoadCameras(io.ComfyNode):
             blocked = "Load GLD Cameras has no photographs to give, because its input 'images' is not connected."
             return io.NodeOutput(cameras, ExecutionBlocker(blocked))
         progress, fitted = host.progress_bar(), []
-        for image, (how, _) in zip(images[..., :3].movedim(-1, 1), fits, strict=False):
+        for image, (how, _) in zip(images, fits, strict=False):
             progress(len(fitted), count)
-            fitted.append(how.apply(image))
+            fitted.append(how.apply(pictures(image, "images")))
         return io.NodeOutput(cameras, torch.stack(fitted).movedim(1, -1).contiguous())
 
 

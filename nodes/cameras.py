@@ -29,6 +29,7 @@ from .sockets import (
     da3_geometry,
     indices,
     long_side_input,
+    pictures,
     source_geometry_input,
     sources_geometry,
 )
@@ -188,9 +189,9 @@ class GLDEstimateCameras(io.ComfyNode):
         height, width = fitting_size(H, W, long_side or backbone.family.long_side)
         middle = torch.tensor([[1.0, 0, W / 2], [0, 1, H / 2], [0, 0, 1]])
         progress, fits = host.progress_bar(), []
-        for number, image in enumerate(images[..., :3].movedim(-1, 1)):
+        for number, image in enumerate(images):
             progress(number, len(images))
-            fits.append(fit(image, middle, height, width)[0])
+            fits.append(fit(pictures(image, "images"), middle, height, width)[0])
         fitted = torch.stack(fits)
         rows = len(fitted) * backbone.grid(height, width)
         head = "da3_head" if "da3_head" in backbone.patchers else "gld_head"
@@ -210,9 +211,9 @@ class GLDEstimateCameras(io.ComfyNode):
             )
         report = "\n".join(lines)
         host.say(report, cls.hidden.unique_id)
-        pictures = fitted.movedim(1, -1).contiguous()
-        geometry = da3_geometry(pictures, host.to_host(depth), host.to_host(confidence), cameras)
-        return io.NodeOutput(cameras, pictures, geometry, min(medians), report)
+        shown = fitted.movedim(1, -1).contiguous()
+        geometry = da3_geometry(shown, host.to_host(depth), host.to_host(confidence), cameras)
+        return io.NodeOutput(cameras, shown, geometry, min(medians), report)
 
 
 NUMBER, DEFAULTS = motions.NUMBER, motions.DEFAULTS

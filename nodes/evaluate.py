@@ -9,7 +9,7 @@ from ..gld_core.evaluation.lpips import LINEAR_FILE, LPIPS, VGG_FILE, missing_fi
 from ..gld_core.evaluation.report import means, picture_errors, pose_row, scaled_depth_errors, table, to_json
 from . import host
 from .host import folders
-from .sockets import DA3Geometry, GLDCameras
+from .sockets import DA3Geometry, GLDCameras, pictures
 
 
 class GLDEvaluateViews(io.ComfyNode):
@@ -78,11 +78,6 @@ class GLDEvaluateViews(io.ComfyNode):
                 raise ValueError(
                     f"Only one of the inputs '{name}' and 'true_{name}' is connected; connect both or neither."
                 )
-        places = [Path(folder) / "lpips" for folder in folders.model_folders()]
-        folder = next((folder for folder in places if not missing_files(folder)), None)
-        lpips = None if folder is None else LPIPS(folder)
-        pictures = (images[V - M :, ..., :3].movedim(-1, 1), truth[..., :3].movedim(-1, 1))
-        errors = picture_errors(*pictures, lpips, host.progress_bar())
         if geometry is not None:
             found, true = geometry["depth"].cpu(), true_geometry["depth"].cpu()
             if len(found) < M or len(true) < M or found.shape[1:] != true.shape[1:]:
@@ -91,15 +86,22 @@ class GLDEvaluateViews(io.ComfyNode):
                     f"'true_geometry' has {len(true)} of {true.shape[2]}x{true.shape[1]}; give depth of the {M} views "
                     "of 'truth', of the same size."
                 )
+        if cameras is not None and (len(cameras) != len(true_cameras) or len(cameras) < 2):
+            raise ValueError(
+                f"The input 'cameras' has {len(cameras)} cameras, 'true_cameras' has {len(true_cameras)}; give cameras "
+                "of the same views, at least 2."
+            )
+        given = pictures(images[V - M :], "images"), pictures(truth, "truth")
+        places = [Path(folder) / "lpips" for folder in folders.model_folders()]
+        folder = next((folder for folder in places if not missing_files(folder)), None)
+        lpips = None if folder is None else LPIPS(folder)
+        errors = picture_errors(*given, lpips, host.progress_bar())
+        if geometry is not None:
             errors |= scaled_depth_errors(found[-M:], true[-M:])
         row = means(errors)
         if cameras is not None:
-            if len(cameras) != len(true_cameras) or len(cameras) < 2:
-                raise ValueError(
-                    f"The input 'cameras' has {len(cameras)} cameras, 'true_cameras' has {len(true_cameras)}; give "
-                    "cameras of the same views, at least 2."
-                )
-            row |= pose_row(cameras, true_cameras, path_order(true_cameras, V - M))
+            # They may be of the generated views alone.
+            row |= pose_row(cameras, true_cameras, path_order(true_cameras, max(0, len(true_cameras) - M)))
         views = {f"view {V - M + number}": {key: float(errors[key][number]) for key in errors} for number in range(M)}
         report = table([("mean", row), *views.items()])
         if lpips is None:

@@ -13,7 +13,7 @@ from .host import networks, sampling
 from .host.inputs import check_inputs, problem
 from .host.networks import TRAINED_VIEWS
 from .host.previews import PhotographedViews, photographed, previews_hint
-from .sockets import GLDBackbone, GLDCameras, GLDViews
+from .sockets import GLDBackbone, GLDCameras, GLDViews, pictures
 
 # Views of a window, targets that it shares with the one before, common share of the noise: docs/paths.md.
 LONG_PATHS = {
@@ -68,7 +68,7 @@ class GLDEncodeViews(io.ComfyNode):
 
     @classmethod
     def execute(cls, backbone, images, cameras):
-        images = images[..., :3].movedim(-1, 1)
+        images = pictures(images, "images")
         height, width = images.shape[-2:]
         if height % PATCH or width % PATCH:
             raise ValueError(

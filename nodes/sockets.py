@@ -60,6 +60,18 @@ def da3_geometry(images: Tensor, depth: Tensor, confidence: Tensor | None, camer
     }
 
 
+def pictures(images: Tensor, name: str) -> Tensor:
+    """IMAGE (..., H, W, C) as (..., 3, H, W) in [0, 1]: as the host saves it, which clamps what bicubic scaling and
+    bright scenes leave outside. ValueError, naming the input, for NaN and infinite values.
+    """
+    images = images[..., :3].movedim(-1, -3)
+    if not torch.isfinite(images).all():
+        raise ValueError(
+            f"The input '{name}' has values that are infinite or no numbers (NaN); look for the node that made them."
+        )
+    return images.clamp(0, 1)
+
+
 def indices(text: str, name: str) -> list[int]:
     """'0, 3-5' -> [0, 3, 4, 5]. ValueError names the input."""
     return view_numbers(text, f"The input '{name}'")

@@ -71,7 +71,7 @@ def side(value: Any, what: str) -> int:
     """A width or height in whole pixels."""
     found = number(value, what)
     if not 1 <= found <= 1e6:
-        raise ValueError(f"{what} is {found:.6g}; give pixels, from 1 up.")
+        raise ValueError(f"{what} is {found:.6g}; give pixels, from 1 to 1000000.")
     return round(found)
 
 

@@ -105,6 +105,24 @@ def test_a_size_that_is_not_a_multiple_of_14(message, graph, only):
     assert "multiples of 14" in message(only(prompt, "save level1"))
 
 
+def test_pictures_that_scaling_has_left_outside_the_range_are_clamped(server, graph, only):
+    """As the host does where it saves them."""
+    prompt = graph(steps=1)
+    prompt["small"] = graph(long_side=42)["scene"]
+    scaled = {"image": ["small", 0], "upscale_method": "bicubic", "width": 84, "height": 56, "crop": "disabled"}
+    prompt["scaled"] = {"class_type": "ImageScale", "inputs": scaled}
+    prompt["views"]["inputs"]["images"] = ["scaled", 0]
+    assert server.run(only(prompt, "save level1")).error is None
+
+
+def test_pictures_that_are_no_numbers(message, graph, only):
+    prompt = graph(steps=1)
+    room = {"seed": 0, "views": 2, "height": 56, "width": 84, "sources": 2, "broken": True}
+    prompt["room"] = {"class_type": "TestRoom", "inputs": room}
+    prompt["views"]["inputs"]["images"] = ["room", 2]
+    assert "The input 'images' has values that are infinite or no numbers (NaN)" in message(only(prompt, "save level1"))
+
+
 def test_more_photographs_than_cameras(message, graph, only):
     prompt = graph()
     prompt["many"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["scene", 0], "amount": 4}}

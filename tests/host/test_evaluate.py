@@ -65,6 +65,15 @@ def test_depth_and_cameras_are_measured_where_they_are_wired(server, prompt, dec
     assert {name: mean[name] for name in meant} == pytest.approx(meant, rel=1e-2)
 
 
+def test_cameras_of_the_generated_views_alone_are_measured(server, prompt):
+    cameras = {"cameras": ["photographs", 1], "true_cameras": ["photographs", 1]}
+    built = prompt(images=["rgb", 0], **cameras)
+    built["photographs"]["inputs"] |= {"sources": "1, 2", "targets": "3"}
+    built["evaluate"]["inputs"]["truth"] = ["photographs", 0]
+    mean = json.loads(text(server.run(built), "json"))["mean"]
+    assert mean["ate"] == pytest.approx(0, abs=1e-6)
+
+
 def test_equal_pictures_have_no_number_in_json(server, prompt):
     result = server.run(prompt(images=["photographs", 0]))
     assert json.loads(text(result, "json"))["mean"] == {"psnr": None, "ssim": pytest.approx(1)}
