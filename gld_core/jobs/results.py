@@ -97,7 +97,11 @@ def write_result(
         "failed_exports": dict(failed_exports),
         "files": files_of(folder),
     }
-    with atomic(folder / RESULT) as temporary:
+    write_json(folder / RESULT, content)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -115,7 +119,9 @@ def unfinished(folder: Path, job: Any, weights: str) -> str:
     found = read_result(folder)
     if found is None:
         return "there is no result"
-    if found.get("job") != described(job):
+    if "job" not in found:
+        return "it was left half replaced"
+    if found["job"] != described(job):
         return "the settings were others"
     if found.get("weights") != weights:
         return "the weights were others"
@@ -195,12 +201,13 @@ def merge(new: Path, folder: Path) -> None:
     if earlier is not None and same and complete and files_of(folder).items() >= earlier["files"].items():
         # Another process was faster.
         return
-    (folder / RESULT).unlink(missing_ok=True)
-    files = list(files_of(new))
+    files = files_of(new)
+    # A process that dies here leaves a result that is ours to replace, and no finished one.
+    write_json(folder / RESULT, {"files": (earlier or {"files": {}})["files"] | files})
     for name in sorted(files, key=lambda name: name == RESULT):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(new / name, folder / name)
-    for name in set(earlier["files"]) - set(files) if earlier is not None else ():
+    for name in set(earlier["files"]) - files.keys() if earlier is not None else ():
         path = (folder / name).resolve()
         if path.is_relative_to(folder.resolve()):
             path.unlink(missing_ok=True)

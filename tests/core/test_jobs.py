@@ -348,6 +348,28 @@ def test_a_scene_that_fails_is_recorded_and_stops_no_other(rooms, tmp_path):
     assert (out / "results.md").read_text(encoding="utf-8").count("\n") == 6
 
 
+def test_a_process_that_dies_while_it_replaces_a_result_is_mended_by_the_next_start(rooms, tmp_path, monkeypatch):
+    job = Job(str(rooms / "room_0"), **QUICK)
+    run_many([job], tmp_path, MODELS, silent)
+    before, moved = files_of(tmp_path / "room_0").keys(), []
+
+    def die(source, target):
+        if Path(target).is_relative_to(tmp_path / "room_0" / "targets"):
+            raise KeyboardInterrupt
+        replace_file(source, target)
+        moved.append(target)
+
+    replace_file = os.replace
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        run_many([replace(job, seed=1)], tmp_path, MODELS, silent)
+    monkeypatch.undo()
+    assert moved
+    for one in (job, replace(job, seed=1)):
+        assert [outcome.state for outcome in run_many([one], tmp_path, MODELS, silent)] == [DONE]
+        assert files_of(tmp_path / "room_0").keys() == before
+
+
 # Exports that fail: no mesh has voxels of 1000 units.
 
 
