@@ -11,6 +11,7 @@ import torch
 
 from .cli import clock, convert, demo, evaluate, train, views
 from .cli.options import say
+from .io.files import naming_full_disk
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,7 +25,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
-        return args.action(args) or 0
+        with naming_full_disk(args.out):
+            return args.action(args) or 0
     except KeyboardInterrupt:
         say("Interrupted; no file is left half written.")
         return 130

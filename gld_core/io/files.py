@@ -1,5 +1,6 @@
 """Writing files so that each appears whole or not at all, and rules for their names."""
 
+import errno
 import os
 import re
 import tempfile
@@ -39,6 +40,17 @@ def check_names(names: Sequence[str], views: int) -> None:
                 f"The view name {name[:40]!r} is given twice or is no plain file name of up to {LONGEST_NAME} bytes; "
                 "choose another."
             )
+
+
+@contextmanager
+def naming_full_disk(folder: str | Path | None) -> Iterator[None]:
+    """Raise OSError that names the folder and the cure, where the block's own says only that a disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if folder is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(f"There is no room left on the disk of {folder}; make room there, or choose another.") from error
 
 
 @contextmanager

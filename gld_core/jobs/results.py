@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..io.cameras import files_in
-from ..io.files import SHOWN, atomic
+from ..io.files import SHOWN, atomic, naming_full_disk
 from .description import EXPORT_SETTINGS
 
 RESULT = "result.json"
@@ -177,21 +177,22 @@ def result_folder(folder: Path) -> Iterator[Path]:
     removed; result.json is moved last.
     """
     folder = Path(os.path.abspath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # A process that died at this scene, as a worker of a cluster does, is not waited for until the next start.
-    remove_abandoned(folder.parent, folder.name)
-    prefix = f".{folder.name[:SHOWN]}{PARTIAL}{socket.gethostname()}-{os.getpid()}-"
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    temporary.chmod(0o755)
-    try:
-        yield temporary
+    with naming_full_disk(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # A process that died at this scene, as a worker of a cluster does, is not waited for until the next start.
+        remove_abandoned(folder.parent, folder.name)
+        prefix = f".{folder.name[:SHOWN]}{PARTIAL}{socket.gethostname()}-{os.getpid()}-"
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+        temporary.chmod(0o755)
         try:
-            # Takes the place of an empty folder too, but not on Windows.
-            os.rename(temporary, folder)
-        except OSError:
-            merge(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            yield temporary
+            try:
+                # Takes the place of an empty folder too, but not on Windows.
+                os.rename(temporary, folder)
+            except OSError:
+                merge(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def merge(new: Path, folder: Path) -> None:

@@ -27,7 +27,7 @@ from ..flow import QUICK, RELEASED, Callback, Sampling
 from ..geometry.depth_maps import confidence_threshold
 from ..geometry.points import point_cloud
 from ..io.cameras import read_scene
-from ..io.files import atomic
+from ..io.files import atomic, naming_full_disk
 from ..io.images import write_png
 from ..io.nerfstudio import write_transforms
 from ..io.posed_folders import write_npz
@@ -267,7 +267,8 @@ def write(job: Job, given: Given, made: Decoded, folder: Path) -> tuple[dict[str
     failed = {}
     for export in job.export:
         try:
-            EXPORTS[export](folder, made, job)
+            with naming_full_disk(folder.parent):
+                EXPORTS[export](folder, made, job)
         except FAILURES as error:
             failed[export] = sentence(error)
     if failed:

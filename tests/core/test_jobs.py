@@ -1,5 +1,6 @@
 """Jobs: what a description may say, one scene of every kind of input, many scenes that fail, stop and go on."""
 
+import errno
 import json
 import os
 import re
@@ -475,6 +476,18 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         (folder / "half").write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_with_the_cure(tmp_path, monkeypatch, capsys):
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    message = f"There is no room left on the disk of {tmp_path}; make room"
+    with pytest.raises(OSError, match=re.escape(message)), result_folder(tmp_path / "scene"):
+        full()
+    monkeypatch.setattr("gld_core.cli.demo.write_scene", full)
+    assert main(["demo", "--out", str(tmp_path / "out"), "--size", "56", "--device", "cpu"]) == 2
+    assert f"error: There is no room left on the disk of {tmp_path / 'out'}; make" in capsys.readouterr().err
 
 
 def test_what_dead_processes_left_half_written_is_removed_and_what_others_write_is_not(tmp_path):
