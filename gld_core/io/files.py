@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 # Bytes of a name: file systems take 255 with its extension. Japanese has three of them a character.
 LONGEST_NAME = 240
 # Characters of a name that the name of its temporary file has.
@@ -47,8 +49,11 @@ def naming_full_disk(folder: str | Path | None) -> Iterator[None]:
     """Raise OSError that names the folder and the cure, where the block's own says only that a disk is full."""
     try:
         yield
-    except OSError as error:
-        if folder is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        full = (errno.ENOSPC, errno.EDQUOT)
+        # safetensors has the number in its text alone.
+        known = getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full)
+        if folder is None or not known:
             raise
         raise OSError(f"There is no room left on the disk of {folder}; make room there, or choose another.") from error
 

@@ -17,12 +17,14 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from safetensors import SafetensorError
 
 import gld_core
 from gld_core import windows
 from gld_core.__main__ import main
 from gld_core.checkpoints import NANO
 from gld_core.io.colmap import read_colmap_points
+from gld_core.io.files import naming_full_disk
 from gld_core.io.posed_folders import write_scene
 from gld_core.jobs import Job, Models, read_list, run_many
 from gld_core.jobs.many import BEFORE, DONE, EXPORTS_FAILED, FAILED, shard
@@ -488,6 +490,14 @@ def test_a_full_disk_is_named_with_the_cure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("gld_core.cli.demo.write_scene", full)
     assert main(["demo", "--out", str(tmp_path / "out"), "--size", "56", "--device", "cpu"]) == 2
     assert f"error: There is no room left on the disk of {tmp_path / 'out'}; make" in capsys.readouterr().err
+
+
+def test_weights_that_find_no_room_are_the_same_sentence():
+    """safetensors has an error of its own, with the system's number in its text."""
+    with pytest.raises(OSError, match="There is no room left on the disk of out; make"), naming_full_disk("out"):
+        raise SafetensorError(
+            f"Error while serializing: I/O error: {os.strerror(errno.ENOSPC)} (os error {errno.ENOSPC})"
+        )
 
 
 def test_what_dead_processes_left_half_written_is_removed_and_what_others_write_is_not(tmp_path):
