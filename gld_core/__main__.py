@@ -9,12 +9,14 @@ import sys
 
 import torch
 
-from .cli import clock, convert, demo, evaluate, train, views
 from .cli.options import say
 from .io.files import naming_full_disk
 
 
 def parser() -> argparse.ArgumentParser:
+    # Here, so that Ctrl-C meanwhile is told as it is later.
+    from .cli import clock, convert, demo, evaluate, train, views
+
     top = argparse.ArgumentParser(prog="python -m gld_core", description="Novel views, depth and 3D with GLD.")
     commands = top.add_subparsers(dest="command", required=True)
     for command in (views, evaluate, train, clock, demo, convert):
@@ -23,8 +25,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    args = parser().parse_args(arguments)
     try:
+        args = parser().parse_args(arguments)
         with naming_full_disk(args.out):
             return args.action(args) or 0
     except KeyboardInterrupt:

@@ -190,6 +190,19 @@ def test_ctrl_c_ends_with_one_sentence_and_no_half_file(scene, models, tmp_path)
     assert not any("Traceback" in line for line in rest) and list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_while_torch_is_imported_ends_with_one_sentence(scene, models, tmp_path):
+    command = [sys.executable, "-X", "importtime", "-m", "gld_core", "views", str(scene), "--models", str(models)]
+    command += ["--out", str(tmp_path / "out"), "--size", "70", "--steps", "100000", "--device", "cpu"]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any(" torch." in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read().splitlines()
+        assert process.wait(60) == 130
+    assert rest[-1].startswith("Interrupted; ") and not any("Traceback" in line for line in rest)
+
+
 @pytest.mark.parametrize("command", ["views", "eval", "train", "demo", "convert"])
 def test_every_command_explains_itself_and_every_option(command, capsys):
     with pytest.raises(SystemExit) as ended:
