@@ -13,16 +13,18 @@ from ..evaluation.lpips import LINEAR_FILE, LPIPS, VGG_FILE
 from ..evaluation.report import COLUMNS, write_results
 from ..export.pictures import contact_sheet
 from ..flow import QUICK, RELEASED, Callback, Sampling, quick_steps
-from ..io.images import write_png
+from ..io.images import fitting_size, write_png
 from ..pipeline import GLD
-from ..synthetic.rooms import VIEWS
+from ..synthetic.rooms import SIZES, VIEWS
 from .many import BEFORE, DONE, FAILED, Models, Outcome, table_stem, write_lines
+
+ROOM_SIZE = SIZES[0]
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What is to be measured of one scene: the scene `input`, or the rendered room of a seed. The rest as in `Job`;
-    sources: views, or how many.
+    sources: views, or how many; size: of a room without it, the size of the rooms that nano was trained on.
     """
 
     input: str | None = None
@@ -48,6 +50,7 @@ class Measurement:
     def settled(self, own_size: int, own_steps: int) -> "Measurement":
         """As `Job.settled`."""
         steps = quick_steps(own_steps) if self.fast else own_steps
+        own_size = own_size if self.room is None else max(ROOM_SIZE)
         return replace(self, size=self.size or own_size, steps=self.steps or steps)
 
     @property
@@ -60,6 +63,8 @@ class Measurement:
 
     def check(self) -> None:
         """ValueError for settings that no scene, or no room, can be measured with. Scenes are not opened."""
+        if self.size is not None and (self.size % 14 or not 14 <= self.size <= 2016):
+            raise ValueError(f"--size is {self.size}; give a multiple of 14 from 14 to 2016.")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"--steps is {self.steps}; at least 1 network evaluation is needed.")
         if not math.isfinite(self.cfg):
@@ -98,7 +103,7 @@ class Judged(Models):
 def read(job: Measurement) -> Case:
     if job.input is None:
         assert job.room is not None
-        return benchmark.render_case(job.room, *job.chosen)
+        return benchmark.render_case(job.room, *job.chosen, fitting_size(*ROOM_SIZE, job.size or max(ROOM_SIZE)))
     job.check_scene()
     return benchmark.read_case(Path(job.input), job.size or RELEASED_SIZE, *job.chosen)
 

@@ -23,6 +23,7 @@ from gld_core.evaluation.lpips import LINEAR_FILE, LPIPS, STAGES, VGG_FILE
 from gld_core.evaluation.metrics import PoseErrors, depth_errors, median_scale, pose_errors, psnr, ssim
 from gld_core.geometry.alignment import Sim3
 from gld_core.io.posed_folders import write_scene
+from gld_core.jobs import measure
 from gld_core.synthetic.render import render_scene
 
 pytestmark = pytest.mark.slow
@@ -350,6 +351,12 @@ def test_an_interruption_keeps_the_scenes_that_were_done(random_models, tmp_path
     assert "room_000001 is done anew: the settings were others" in capsys.readouterr().err
 
 
+def test_rooms_are_rendered_in_the_size_that_is_asked_for():
+    for size, expected in ((None, (70, 126)), (56, (28, 56))):
+        job = measure.Measurement(room=1, size=size).settled(504, 49)
+        assert measure.read(job).images.shape == (10, 3, *expected)
+
+
 def test_a_scene_that_fails_is_recorded_and_stops_no_other(random_models, tmp_path, capsys):
     for seed in range(2):
         images, _, cameras = render_scene(seed, 3, 28, 42)
@@ -375,6 +382,7 @@ def test_a_scene_that_fails_is_recorded_and_stops_no_other(random_models, tmp_pa
         (["--rooms", "1", "--window", "4"], "window of 4 views"),
         (["--rooms", "1", "--lpips", "scene"], f"lacks {VGG_FILE}"),
         (["--rooms", "1", "--steps", "0"], "--steps is 0"),
+        (["--rooms", "1", "--size", "100"], "--size is 100; give a multiple of 14"),
         (["--rooms", "1", "--cfg", "nan"], "--cfg is nan"),
         (["--rooms", "1", "--shift", "-1"], "--shift is -1"),
         (["--rooms", "1", "--seed", "-1"], "--seed is -1"),
@@ -390,6 +398,6 @@ def test_a_mistake_is_refused_before_a_network_is_looked_for(tmp_path, monkeypat
     images, _, cameras = render_scene(0, 3, 28, 42)
     write_scene(tmp_path / "scene", images, cameras)
     (tmp_path / "scene" / "frame_00002.png").unlink()
-    assert main(["eval", *words, "--models", "missing", "--out", "out", "--size", "42", "--device", "cpu"]) == 2
+    assert main(["eval", "--models", "missing", "--out", "out", "--size", "42", "--device", "cpu", *words]) == 2
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("error: ") and message in last and not (tmp_path / "out").exists()
