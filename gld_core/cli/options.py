@@ -85,7 +85,7 @@ def add_sampling_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--shift", type=float, help="time shift (default: the released one)")
     command.add_argument("--seed", type=int, default=0, help="random seed for the initial noise (default 0)")
     add_device_option(command)
-    command.add_argument("--size", type=int, help="long side, a multiple of 14 (default: the networks' own; rooms: 126)")
+    command.add_argument("--size", type=int, help="long side in pixels (default: the networks' own; rooms: 126)")
     command.add_argument("--no-cascade", action="store_true", help="decode without level 0: half the cost")
 
 

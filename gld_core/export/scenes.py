@@ -190,6 +190,13 @@ class Decoded:
         return len(self.photographs)
 
     def maps(self, job: Any) -> PosedDepth:
+        """`select` with a job's settings. ValueError where no depth is as confident as they ask for, of which the most
+        confident point would be left."""
+        if not job.keep_at_least and not (self.confidence >= job.min_confidence).any():
+            raise ValueError(
+                f"No depth has the confidence {job.min_confidence:g} that 'min_confidence' asks for, the highest is "
+                f"{self.confidence.max():.3g}; lower it, or set 'keep_at_least'."
+            )
         return select(
             self.depth, self.confidence, torch.cat([self.photographs, self.rgb[self.sources :]]), self.cameras,
             job.min_confidence, job.keep_at_least, job.confirmed_by,

@@ -416,6 +416,15 @@ def test_a_scene_whose_export_fails_keeps_its_views_and_the_next_start_exports_t
     same_files(out / "room_0", tmp_path / "whole" / "room_0")
 
 
+def test_no_export_is_made_of_the_one_point_that_is_most_confident(rooms, gld, tmp_path):
+    settings = {"min_confidence": 100.0, "export": ("ply", "nerfstudio", "video"), **QUICK}
+    with pytest.raises(ValueError, match=r"export ply failed: No depth has the confidence 100 .* highest is \d"):
+        gld_core.run(str(rooms / "room_0"), tmp_path / "out", gld, **settings)
+    assert read_result(tmp_path / "out")["failed_exports"].keys() == {"ply", "nerfstudio"}
+    gld_core.run(str(rooms / "room_0"), tmp_path / "out", gld, keep_at_least=50.0, **settings)
+    assert len(trimesh.load(tmp_path / "out" / "scene.ply").vertices) > 1000
+
+
 def test_kept_views_of_other_settings_or_weights_are_not_exported(rooms, tmp_path):
     job = Job(str(rooms / "room_0"), export=("glb",), voxel=1000.0, **QUICK)
     run_many([job], tmp_path, MODELS, silent)
