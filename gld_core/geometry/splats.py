@@ -27,6 +27,8 @@ COARSER, GENERATED = 2.0, 0.25
 FAINT, LAYERS = 1 / 255, 32
 # Thickens a Gaussian by this share of its mean variance, as ComfyUI's renderer does.
 REGULAR = 1e-3
+# Gaussians nearer than this share of the median depth are not shown.
+NEAR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -215,8 +217,9 @@ def alphas(rays: Tensor, centre: Tensor, axes: Tensor, variance: Tensor, opacity
     cross = (cross[..., None, :] @ axes)[..., 0, :]
     along = (rays[..., None, :] @ axes)[..., 0, :]
     a, b, c = variance.unbind(-1)
-    squared = (cross.square() * torch.stack([a, b, c], -1)).sum(-1) / (a * b * c)
-    distance = squared / (along.square() / variance).sum(-1)
+    # Numerator and denominator times a b c, which in float32 would be 0 for Gaussians of 1e-6 units.
+    others = torch.stack([b * c, a * c, a * b], -1)
+    distance = (cross.square() * variance).sum(-1) / (along.square() * others).sum(-1)
     return (opacity * torch.exp(-0.5 * distance)).clamp(max=0.999)
 
 
@@ -243,7 +246,7 @@ def layers(splats: Splats, camera: Cameras, slack: float = 1.0, pause: Pause = g
     # The outline is at most as long as the Gaussian is, seen from the front.
     radius = slack * 3 * variance.amax(1).sqrt() * float(K[0, 0]) / z
     radius = radius.clamp(max=max(H, W) / 8)
-    shown = (z > 1e-3) & (u > -radius) & (u < W + radius) & (v > -radius) & (v < H + radius)
+    shown = (z > NEAR * z.abs().median()) & (u > -radius) & (u < W + radius) & (v > -radius) & (v < H + radius)
     order = torch.argsort(z)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(P, device=z.device)

@@ -103,6 +103,19 @@ def test_planes_are_found_through_noise():
     assert torch.allclose(normal[1:-1, 1:-1], (meant / meant.norm()).expand(10, 10, 3), atol=1e-3)
 
 
+def test_a_scene_in_small_units_is_refined_alike():
+    images, depth, cameras = render_scene(3, 3, 42, 56, samples=1)
+    splats, unit, c2w = make_splats(PosedDepth(depth, cameras, images=images)), 1e-5, cameras.c2w.clone()
+    c2w[:, :3, 3] *= unit
+    scaled = replace(splats, xyz=splats.xyz * unit, scales=splats.scales * unit)
+    meant = refine(splats, images, cameras, steps=3)
+    found = refine(scaled, images, Cameras(c2w, cameras.K, 42, 56), steps=3)
+    # Adam moves by the sign of gradients that are rounding, too.
+    assert ((found.rgb - meant.rgb).abs() > 1e-3).float().mean() < 0.05
+    assert ((meant.rgb - splats.rgb).abs() > 1e-3).float().mean() > 0.5
+    assert ((found.scales / unit - meant.scales).abs() > 1e-3).float().mean() < 0.01
+
+
 def test_splats_lie_flat_on_the_surfaces_once_each(room, seen):
     splats = make_splats(seen)
     # Six views of one room share most of what they see.
