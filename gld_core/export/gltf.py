@@ -204,14 +204,16 @@ class Builder:
             found["COLOR_0"] = self.accessor(colors, USHORT, VERTICES, normalized=True)
         return found
 
-    def add_cameras(self, cameras: Cameras, matrix: Tensor, sources: int) -> None:
-        """A node with a camera for every view, "source 0000" and so on. glTF has its optical axis in the middle."""
+    def add_cameras(self, cameras: Cameras, matrix: Tensor, sources: int, near: float) -> None:
+        """A node with a camera for every view, "source 0000" and so on. glTF has its optical axis in the middle. near:
+        the depth from which they show.
+        """
         poses = matrix.double() @ cameras.c2w.double() @ OPENGL
         for view, (K, pose) in enumerate(zip(cameras.K.double(), poses, strict=True)):
             lens = {
                 "yfov": 2 * math.atan(cameras.height / 2 / K[1, 1].item()),
                 "aspectRatio": cameras.width / K[0, 0].item() / (cameras.height / K[1, 1].item()),
-                "znear": 0.01,
+                "znear": near,
             }
             name = f"{'source' if view < sources else 'target'} {view:04}"
             camera = self.append("cameras", {"name": name, "type": "perspective", "perspective": lens})
@@ -246,15 +248,19 @@ def glb_bytes(
 
     Raises ValueError where there is nothing finite to show.
     """
-    builder = Builder(compact, page)
+    builder, points = Builder(compact, page), []
     for part in parts:
         builder.add(part, matrix)
+        # A hundred thousand of them are enough for the size of the scene.
+        some = part.xyz[:: len(part.xyz) // 100_000 + 1]
+        points.append(some[torch.isfinite(some).all(1)])
     if not builder.buffer:
         raise ValueError(
             "The scene has no point left; lower the confidence threshold, the views that must agree or the voxel."
         )
     if cameras is not None:
-        builder.add_cameras(nearest_pinhole(cameras)[0], matrix, sources)
+        near = 1e-3 * scene_diagonal(torch.cat(points))
+        builder.add_cameras(nearest_pinhole(cameras)[0], matrix, sources, near)
     return builder.glb()
 
 

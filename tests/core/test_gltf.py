@@ -171,6 +171,15 @@ def test_every_view_is_a_camera_that_programs_can_look_through(scene, validate, 
         assert np.allclose([(x + 1) / 2 * cameras.width, (1 - y) / 2 * cameras.height], meant[:2] / meant[2], atol=1e-3)
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1, 1e4])
+def test_cameras_show_scenes_in_any_unit(scene, unit):
+    cameras, cloud, _, _ = scene
+    content, _ = document(glb_bytes([PointCloud(cloud.xyz * unit, cloud.rgb)], torch.eye(4), cameras))
+    depth = unit * (cloud.xyz.double() @ cameras.w2c[0, 2, :3].double() + cameras.w2c[0, 2, 3])
+    near = content["cameras"][0]["perspective"]["znear"]
+    assert 1e-4 * depth.median() < near < 0.1 * depth[depth > 0].quantile(0.01)
+
+
 def test_a_camera_is_a_pyramid_with_its_apex_at_the_centre_and_its_base_in_the_corners_of_the_image():
     c2w = torch.eye(4).repeat(2, 1, 1)
     c2w[1, :3, 3] = torch.tensor([1.0, 2, 3])
