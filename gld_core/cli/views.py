@@ -89,8 +89,10 @@ def cluster_of(args: argparse.Namespace) -> Any:
     """The Ray cluster that was asked for; None where none was."""
     if args.ray is None:
         return None
-    from ..jobs.cluster import Cluster
-
+    try:
+        from ..jobs.cluster import Cluster
+    except ImportError:
+        raise ValueError("--ray needs the package ray; install it with: pip install ray") from None
     return Cluster(args.ray or None, args.workers, args.worker_cpus, args.worker_gpus)
 
 

@@ -60,7 +60,13 @@ class Cluster:
             # As many as the workers that were asked for take, where the machine has fewer.
             settings["num_cpus"] = max(math.ceil((self.workers or 1) * self.cpus), os.cpu_count() or 1)
             settings |= {"include_dashboard": False, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
-        ray.init(self.address or "local", **settings)
+        try:
+            ray.init(self.address or "local", **settings)
+        except ConnectionError as error:
+            raise ValueError(
+                f"No Ray cluster answers at --ray {self.address}; start one with `ray start --head`, or leave the "
+                "address out, and Ray starts on this machine."
+            ) from error
 
     def count(self, gpus: float) -> int:
         if self.workers is not None:

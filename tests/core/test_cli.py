@@ -168,6 +168,13 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(scene, models, tmp_path, m
     ) == "mine"
 
 
+def test_ray_that_is_not_installed_is_one_sentence(scene, models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "gld_core.jobs.cluster", raising=False)
+    assert main(["views", str(scene), "--models", str(models), "--out", str(tmp_path / "out"), "--ray"]) == 2
+    assert "error: --ray needs the package ray; install it with" in capsys.readouterr().err
+
+
 def test_overwriting_has_to_be_asked_for(scene, models, tmp_path):
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     common = ["views", str(scene), "--models", str(models), "--out", str(tmp_path), "--size", "70", "--steps", "1"]
