@@ -25,7 +25,6 @@ from ..pipeline import GLD, load, own_settings
 from . import scene
 from .description import Job
 from .results import (
-    FAILURES,
     check_apart,
     check_free,
     exports_failed,
@@ -182,7 +181,7 @@ def work_through(
     def outcome_of(folder: Path, written: Future[Outcome]) -> Outcome:
         try:
             return written.result()
-        except FAILURES as error:
+        except Exception as error:
             return Outcome(folder.name, FAILED, time.monotonic() - started[folder], sentence(error))
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
@@ -202,7 +201,7 @@ def work_through(
                         yield outcome_of(*writing)
                     kept = stack.pop_all()
                 writing = (folder, writer.submit(write, job, given, made, folder, partial, kept))
-            except FAILURES as error:
+            except Exception as error:
                 if following is None and number + 1 < len(work):
                     following = reader.submit(read, *work[number + 1])
                 if writing is not None:

@@ -25,8 +25,8 @@ from .description import EXPORT_SETTINGS
 RESULT = "result.json"
 # What the exports are made of, where one of them failed.
 KEPT = "views.safetensors"
-# What makes a scene, or one of its exports, fail and lets the others go on.
-FAILURES = (ValueError, OSError, RuntimeError, MemoryError)
+# Errors that say in a sentence what is wrong.
+SENTENCES = (ValueError, OSError, RuntimeError, MemoryError)
 # Fields of a job that are paths of files that it reads.
 PATHS = ("input", "path")
 PARTIAL = ".partial-"
@@ -34,7 +34,9 @@ WEEK = 7 * 24 * 3600
 
 
 def sentence(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    """The first line of an error, with its kind where that is needed to make anything of it."""
+    text, kind = str(error).strip().split("\n")[0], type(error).__name__
+    return text if text and isinstance(error, SENTENCES) else f"{kind}: {text}" if text else kind
 
 
 def listed(failed_exports: Mapping[str, str]) -> str:

@@ -35,7 +35,6 @@ from ..io.scenes import Scene, interpolate
 from ..pipeline import GLD, load, own_settings
 from .description import DEFAULT_MOTION, Job
 from .results import (
-    FAILURES,
     KEPT,
     check_apart,
     check_free,
@@ -269,7 +268,7 @@ def write(job: Job, given: Given, made: Decoded, folder: Path) -> tuple[dict[str
         try:
             with naming_full_disk(folder.parent):
                 EXPORTS[export](folder, made, job)
-        except FAILURES as error:
+        except Exception as error:
             failed[export] = sentence(error)
     if failed:
         keep(made, folder / KEPT)

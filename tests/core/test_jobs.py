@@ -455,6 +455,19 @@ def test_the_command_line_and_python_keep_the_views_too(photograph, gld, tmp_pat
     assert made.names == whole.names
 
 
+def test_an_error_that_nobody_thought_of_stops_no_other_scene(rooms, tmp_path, monkeypatch):
+    def write_ply(path, *given, **how):
+        if "room_0" in str(path):
+            raise KeyError("x")
+        return written(path, *given, **how)
+
+    written = gld_core.jobs.scene.write_ply
+    monkeypatch.setattr(gld_core.jobs.scene, "write_ply", write_ply)
+    jobs = [Job(str(rooms / f"room_{seed}"), **QUICK) for seed in range(2)]
+    outcomes = run_many(jobs, tmp_path, MODELS, silent)
+    assert [(one.state, one.text) for one in outcomes] == [(FAILED, "KeyError: 'x'"), (DONE, "")]
+
+
 def test_two_inputs_of_one_name_are_refused_before_any_work(rooms, tmp_path):
     jobs = [Job(str(rooms / "room_0")), Job(str(rooms / "room_0"), seed=1)]
     with pytest.raises(ValueError, match="would both be written to"):
