@@ -4,7 +4,6 @@ The command line's options, the keys of a list file and the arguments of `gld_co
 """
 
 import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ EXPORT_SETTINGS = (
     "export", "kind", "axes", "fps", "min_confidence", "keep_at_least", "confirmed_by", "max_points", "splat_steps",
     "voxel", "show_cameras", "compact",
 )  # fmt: skip
+SOURCES = ("sources", "num_sources")
 # The motion of photographs that come without cameras, where none is chosen.
 DEFAULT_MOTION = "orbit"
 
@@ -180,10 +180,11 @@ class Job:
                 raise ValueError(f"{what} has the key {key[:40]!r}, which no option is called; see `views --help`.")
             kind = known[name].metadata.get("kind", "str")
             if kind == "numbers" and isinstance(value, str):
-                value = tuple(view_numbers(value, f"{what}: {name}"))
+                value = tuple(view_numbers(value, f"{what.rstrip(',')}: {name}"))
             if kind == "names" and isinstance(value, str):
                 value = tuple(part.strip() for part in value.split(",") if part.strip())
-            if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+            # Larger integers are no setting, and some no float.
+            if kind == "float" and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
                 value = float(value)
             made[name] = tuple(value) if isinstance(value, list) else value
         if not isinstance(made.get("input"), str) or not made["input"]:
@@ -192,7 +193,7 @@ class Job:
         try:
             job.check()
         except ValueError as error:
-            raise ValueError(f"{what}: {error}") from None
+            raise ValueError(f"{what.rstrip(',')}: {error}") from None
         return job
 
 
@@ -207,7 +208,7 @@ def check_value(one: "Field[Any]", value: Any) -> None:
         return
     if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise ValueError(f"{one.name} is {value!r}, which is not of the kind {kind}.")
-    if isinstance(value, int | float) and kind != "bool" and (not math.isfinite(value) or not low <= value <= high):
+    if isinstance(value, int | float) and kind != "bool" and not low <= value <= high:
         raise ValueError(f"{one.name} is {value}; give a number from {low} to {high}.")
     if (
         isinstance(value, tuple)
@@ -222,9 +223,24 @@ def check_value(one: "Field[Any]", value: Any) -> None:
         raise ValueError(f"{one.name} is {', '.join(value)}; name each once.")
 
 
+def without_contradicted(defaults: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults that a list's line leaves in force. Where it places the targets, or chooses the sources, the
+    defaults' way to do so does not count, nor do settings that only their motion has.
+    """
+    given = {key.replace("-", "_"): value for key, value in line.items()}
+    left_out = {other for one, other in (SOURCES, SOURCES[::-1]) if one in given}
+    placing = {"motion", "path", "targets"}
+    if placing & given.keys():
+        motion = given.get("motion", defaults.get("motion"))
+        # The motion and the path that it goes through may stand in two places.
+        left_out |= {"targets"} if motion == "keyframes" and "targets" not in given else placing
+        left_out |= SETTINGS.keys() - settings_of(str(given.get("motion")))
+    return {name: value for name, value in defaults.items() if name not in left_out}
+
+
 def read_list(path: Path, defaults: Mapping[str, Any]) -> list[Job]:
-    """The jobs of a list file: JSON lines with the key `input` and any others of `Job`, over `defaults`. Relative
-    paths start at the list's folder. ValueError names the line.
+    """The jobs of a list file: JSON lines with the key `input` and any others of `Job`, over `defaults` that they do
+    not contradict. Relative paths start at the list's folder. ValueError names the line.
     """
     jobs = []
     for number, line in enumerate(text_lines(path), 1):
@@ -237,7 +253,7 @@ def read_list(path: Path, defaults: Mapping[str, Any]) -> list[Job]:
         for key in ("input", "path"):
             if isinstance(values.get(key), str):
                 values[key] = str(path.parent / values[key])
-        jobs.append(Job.from_values({**defaults, **values}, what))
+        jobs.append(Job.from_values({**without_contradicted(defaults, values), **values}, what))
     if not jobs:
         raise ValueError(f"{path} has no lines; write one JSON object a line, with the key input.")
     return jobs

@@ -123,11 +123,13 @@ def test_a_list_has_the_jobs_settings_as_keys_over_those_of_the_command_line(tmp
     [
         ("{", "line 1, is not JSON"),
         ("[" * 100_000, "line 1, is not JSON"),
-        ('{"input": "a\\u0000b"}', "line 1,: input is .* no file is called"),
+        ('{"input": "a\\u0000b"}', "line 1: input is .* no file is called"),
         ("[]", "line 1, is no JSON object"),
         ('{"seed": 1}', "line 1, has no input"),
         ('{"input": "a", "sede": 1}', "line 1, has the key 'sede'"),
-        ('{"input": "a", "steps": 0}', "line 1,: steps is 0"),
+        ('{"input": "a", "steps": 0}', "line 1: steps is 0"),
+        ('{"input": "a", "degrees": 1%s}' % ("0" * 400), "line 1: degrees is 10*; give a number"),
+        ('{"input": "a", "seed": 1%s}' % ("0" * 400), "line 1: seed is 10*; give a number"),
         ("", "has no lines"),
     ],
 )
@@ -136,6 +138,32 @@ def test_a_list_that_cannot_be_meant_is_one_sentence_that_names_the_line(tmp_pat
     path.write_text(line, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_list(path, {})
+
+
+@pytest.mark.parametrize(
+    "line, settings",
+    [
+        ({}, {"motion": "orbit", "degrees": 30.0, "num_sources": 2}),
+        ({"motion": "dolly", "distance": 0.2}, {"motion": "dolly", "distance": 0.2, "num_sources": 2}),
+        ({"motion": "arc"}, {"motion": "arc", "degrees": 30.0, "num_sources": 2}),
+        ({"path": "p.json"}, {"path": "p.json", "num_sources": 2}),
+        ({"targets": "3", "sources": "0"}, {"targets": (3,), "sources": (0,)}),
+    ],
+)
+def test_a_lines_own_way_takes_the_place_of_the_command_lines(tmp_path, line, settings):
+    path = tmp_path / "list.jsonl"
+    path.write_text(json.dumps({"input": "a", **line}), encoding="utf-8")
+    (job,) = read_list(path, {"motion": "orbit", "degrees": 30.0, "num_sources": 2})
+    settings = settings | ({"path": str(tmp_path / "p.json")} if "path" in settings else {})
+    assert job == Job(str(tmp_path / "a"), **settings)
+
+
+def test_keyframes_and_their_path_may_stand_in_two_places(tmp_path):
+    path = tmp_path / "list.jsonl"
+    for line, defaults in (({"path": "p"}, {"motion": "keyframes"}), ({"motion": "keyframes"}, {"path": "p"})):
+        path.write_text(json.dumps({"input": "a", **line}), encoding="utf-8")
+        (job,) = read_list(path, defaults)
+        assert job.motion == "keyframes" and Path(job.path).name == "p"
 
 
 def test_a_list_is_read_as_other_programs_write_it(tmp_path):
