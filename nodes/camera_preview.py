@@ -7,7 +7,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..gld_core.cameras.conventions import check_scene
 from ..gld_core.cameras.motions import scene_depth
-from ..gld_core.export.camera_plan import described, frusta, plan
+from ..gld_core.export.camera_plan import counted, described, frusta, plan
 from ..gld_core.export.gltf import glb_bytes, scene_diagonal
 from ..gld_core.geometry.depth_maps import PosedDepth, usable
 from ..gld_core.geometry.points import PointCloud, even_subset, samples
@@ -120,7 +120,7 @@ class GLDPreviewCameras(io.ComfyNode):
         lines = frusta(cameras, N, FRUSTUM * scene_diagonal(xyz), share)
         glb = glb_bytes([PointCloud(xyz[chosen], rgb[chosen]), lines], preview_world(own))
         page = plan(cameras, N, xyz, rgb, share, spacing)[None]
-        report = described(N, masks) if len(targets) else f"{N} sources, no targets"
+        report = described(N, masks) if len(targets) else f"{counted(N, 'source')}, no targets"
         host.say(report.splitlines()[0], cls.hidden.unique_id)
         views = pictures.movedim(1, -1)
         if not len(targets):

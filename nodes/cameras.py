@@ -13,6 +13,7 @@ from comfy_api.latest import io
 
 from ..gld_core.cameras import Cameras, motions
 from ..gld_core.cameras.conventions import check_scene
+from ..gld_core.export.camera_plan import counted
 from ..gld_core.geometry.depth_maps import PosedDepth, agreement, usable
 from ..gld_core.io.cameras import files_in, find_folders, read_scene
 from ..gld_core.io.comfyui import preview_world, read_load3d
@@ -540,10 +541,15 @@ def measured_depth(sources: Cameras, geometry: dict | None) -> float:
     return depth
 
 
+def camera_report(sources: Cameras, targets: Cameras, depth: float) -> str:
+    cameras = f"{counted(len(sources), 'source')}, {counted(len(targets), 'target')}"
+    return f"{cameras}; scene depth {depth:.3g}"
+
+
 def with_targets(
     sources: Cameras, targets: Cameras, depth: float, geometry: dict | None, node_id: str, remark: str = ""
 ) -> Cameras:
     joined = motions.join(sources, targets)
     check_scene(joined, len(sources), None if geometry is None else depth)
-    host.say(f"{len(sources)} sources, {len(targets)} targets; scene depth {depth:.3g}{remark}", node_id)
+    host.say(camera_report(sources, targets, depth) + remark, node_id)
     return joined

@@ -183,8 +183,9 @@ def get_missing(family: str, parts: Sequence[str], download: bool, vggt_licence:
         names += [f"model_stats/{family}"] if "backbone" in missing else []
         size = sum(GIGABYTES[family][part] for part in missing)
         raise ValueError(
-            f"{family} needs {', '.join(names)} in {top}, {size:.1f} GB together. Switch on 'download' in this node to "
-            f"get them from huggingface.co/{WEIGHTS}, or put them there yourself. The family nano needs no files."
+            f"{family} needs {size:.1f} GB of files that are not there. Switch on 'download' in this node to get them "
+            f"from huggingface.co/{WEIGHTS}, or choose nano, which needs none. To put them there yourself: "
+            f"{', '.join(names)} in {top}."
         )
     if "backbone" in missing and family == "vggt" and vggt_licence == UNDECIDED:
         raise ValueError(

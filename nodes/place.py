@@ -24,7 +24,7 @@ from ..gld_core.geometry.depth_maps import PosedDepth, usable
 from ..gld_core.geometry.reprojection import reproject
 from ..gld_core.io.files import atomic
 from . import host
-from .cameras import keyframe_cameras, keyframe_input, lens_input, lens_remark
+from .cameras import camera_report, keyframe_cameras, keyframe_input, lens_input, lens_remark
 from .host.inputs import problem
 from .sockets import (
     GLDCameras,
@@ -160,7 +160,7 @@ class GLDPlaceCameras(io.ComfyNode):
         check_scene(joined, len(own), None if found is None else depth)
         if maps is None:
             blocked = ExecutionBlocker("Place GLD Cameras draws 'preview' and 'coverage' from depth; wire 'geometry'.")
-            report = f"{len(own)} sources, {len(targets)} targets; scene depth {depth:.3g}"
+            report = camera_report(own, targets, depth)
             host.say(report + remark, cls.hidden.unique_id)
             return io.NodeOutput(joined, blocked, blocked, report, ui=shown)
         pictures, masks = reproject(maps, targets, host.progress_bar())

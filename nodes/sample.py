@@ -257,15 +257,18 @@ def sample_views(
     ]
     about = [sentence for sentence in about if sentence]
 
-    def say(text: str = "") -> None:
-        host.say("\n".join([*about, text]), node_id)
+    def say(*first: str) -> None:
+        # The page shows two lines of a long text in a small node.
+        host.say("\n".join([*first, *about]), node_id)
 
     say()
-    samples = sampling.sample(
-        model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say, speed_up, common, together
-    )
-    # Without the time that was left.
-    say()
+    try:
+        samples = sampling.sample(
+            model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say, speed_up, common, together
+        )
+    finally:
+        # Without the time that was left.
+        say()
     return {"samples": samples, "gld_level": level, "gld_windows": plan}
 
 

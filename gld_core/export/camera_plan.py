@@ -62,14 +62,20 @@ def frusta(cameras: Cameras, sources: int, size: float, share: Tensor | None = N
     return Lines(torch.cat(xyz), torch.cat(rgb), torch.cat(segments))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and what is counted, e.g. "1 source", "2 sources"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def described(sources: int, masks: Tensor) -> str:
     """What to say about (V, H, W) masks of what is seen of the targets, which come after so many sources."""
     share = masks.mean(dim=(1, 2))
     unseen = int((share < MOSTLY_UNSEEN).sum())
-    summary = (
-        f"{len(share)} targets: {share.mean():.0%} seen by a source, {share.min():.0%} of target "
-        f"{sources + int(share.argmin())}; {unseen} mostly unseen"
-    )
+    summary = f"{counted(len(share), 'target')}: {share.mean():.0%} seen by a source"
+    if len(share) > 1:
+        summary += f", least in view {sources + int(share.argmin())} ({share.min():.0%})"
+    if unseen:
+        summary += f"; {unseen} mostly unseen"
     return "\n".join([summary, *(f"view {sources + view}: {value:.0%}" for view, value in enumerate(share))])
 
 
@@ -191,14 +197,14 @@ def with_title(page: Image.Image, name: str) -> Image.Image:
 
 def legend(views: int, sources: int, share: Tensor | None, width: int) -> Image.Image:
     """What the colours mean, and how much of the targets is covered."""
-    lines = [[(f"{sources} sources", SOURCE_COLOR)]]
+    lines = [[(counted(sources, "source"), SOURCE_COLOR)]]
     if views > sources:
-        lines[0].append((f"{views - sources} targets", TARGET_COLOR))
+        lines[0].append((counted(views - sources, "target"), TARGET_COLOR))
     if share is not None and len(share):
         lines.append([(f"{share.mean():.0%} of the targets covered, {share.min():.0%} of the least", PAPER)])
         unseen = int((share < MOSTLY_UNSEEN).sum())
         if unseen:
-            lines[0].append((f"{unseen} targets mostly unseen by any source", UNSEEN_COLOR))
+            lines[0].append((f"{counted(unseen, 'target')} mostly unseen by any source", UNSEEN_COLOR))
     strip = Image.new("RGB", (width, 20 + 34 * len(lines)), PAPER)
     draw = ImageDraw.Draw(strip)
     for line, entries in enumerate(lines):

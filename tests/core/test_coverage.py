@@ -7,7 +7,7 @@ import torch
 
 from gld_core.cameras import Cameras
 from gld_core.cameras.motions import join, targets
-from gld_core.export.camera_plan import UNSEEN_COLOR, frusta, plan
+from gld_core.export.camera_plan import UNSEEN_COLOR, described, frusta, plan
 from gld_core.export.gltf import SOURCE_COLOR, TARGET_COLOR
 from gld_core.geometry.depth_maps import PosedDepth
 from gld_core.geometry.points import samples
@@ -47,6 +47,19 @@ def test_a_wall_stays_whole_from_near_by_and_with_a_longer_lens(nearness):
     lens = K * torch.tensor([[1 / (1 - nearness)], [1 / (1 - nearness)], [1]])
     lens[:2, 2] = K[:2, 2]
     assert coverage(WALL_MAPS, camera(K=lens))[0].mean() == 1
+
+
+@pytest.mark.parametrize(
+    "sources, seen, text",
+    [
+        (1, [0.75], "1 target: 75% seen by a source"),
+        (2, [1.0, 0.5, 0.75], "3 targets: 75% seen by a source, least in view 3 (50%)"),
+        (1, [0.0, 1.0], "2 targets: 50% seen by a source, least in view 1 (0%); 1 mostly unseen"),
+    ],
+)
+def test_what_is_seen_is_said_in_words(sources, seen, text):
+    masks = (torch.arange(4) < 4 * torch.tensor(seen)[:, None]).float()[:, None]
+    assert described(sources, masks).splitlines()[0] == text
 
 
 def test_from_behind_a_wall_was_not_seen():

@@ -84,6 +84,7 @@ def test_one_photograph_becomes_a_video_that_begins_with_it(server, photograph):
         assert (stream.average_rate, sum(1 for _ in video.decode(stream))) == (12, 5)
     shown = said(result, "sample")
     assert "Level 1 with nano: 5 views, 4 steps." in shown
+    assert "sampleStep 1 of 4. " in shown, "how far it is comes first, where a small node shows it"
     assert "left." in shown and "left." not in shown.split("Level 0 with nano")[-1], "in the end no time is left"
 
 
@@ -133,6 +134,7 @@ def test_missing_files_are_one_sentence_when_the_loader_runs(server, photograph)
     result = server.run(photograph_to_video(load={"family": "vggt", "family.vggt_licence": "not chosen"}))
     for part in ("VGGT-1B/model.safetensors", "checkpoints/vggt_level1.pt", "12.8 GB", "'download'", "nano"):
         assert part in result.error
+    assert result.error.index("'download'") < result.error.index("checkpoints/"), "the cure comes before the list"
     assert "licence" not in result.error
 
 

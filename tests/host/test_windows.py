@@ -182,3 +182,5 @@ def test_an_interrupted_path_goes_on_from_its_last_step_in_that_level(
 def test_cancel_ends_a_long_path_between_two_steps(server, only, long_path):
     after = server.interrupted(only(long_path(78, 20), "save level1"), "level1", step=10)
     assert not [message for message in after if message["type"] == "progress"]
+    texts = [message["data"].decode("utf-8", "replace") for message in after if message["type"] == "binary"]
+    assert "steps in all" in texts[-1] and " left." not in texts[-1]
