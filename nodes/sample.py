@@ -34,7 +34,7 @@ def checked(latent: dict, views: PhotographedViews, level: int, name: str):
     networks.check_samples(views, latent["samples"], name)
     if len(latent["samples"]) != 1:
         raise ValueError(
-            f"The input '{name}' holds {len(latent['samples'])} samples; choose one with Latent From Batch."
+            f"The input '{name}' holds {len(latent['samples'])} samples; choose one with Get Latent From Batch."
         )
     return latent["samples"][0].float().transpose(0, 1)
 

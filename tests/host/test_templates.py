@@ -1,11 +1,13 @@
 """The API form of every shipped workflow runs, on the small model that comes with the plugin where that can do it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-API = Path(__file__).resolve().parents[2] / "workflows" / "api"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+API = WORKFLOWS / "api"
 
 
 def quick(prompt: dict, small: bool) -> dict:
@@ -31,6 +33,19 @@ def test_a_workflow_runs(server, template_inputs, name):
         # One for each of the two photographs.
         (video,) = (node for node, value in prompt.items() if value["class_type"] == "SaveVideo")
         assert len(result.files(video)) == 2
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(WORKFLOWS.glob("*.json"))])
+def test_the_note_of_a_workflow_names_what_is_there_and_can_be_read(server, name):
+    """Nodes by their titles, inputs by their names. Vue nodes draw `code` on a note in the note's own colour."""
+    nodes = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))["nodes"]
+    (text,) = (node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote")
+    # The last two are of the file.
+    known = {"pose", "intrinsic"}
+    for kind in server.get("/object_info").values():
+        known |= {kind["display_name"], *kind["input"].get("required", {}), *kind["input"].get("optional", {})}
+    assert set(re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", text)) <= known
+    assert "`" not in text
 
 
 def test_nano_says_that_it_takes_one_photograph_without_a_camera(server):
