@@ -6,6 +6,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..gld_core import flow
+from ..gld_core.export.camera_plan import counted
 from ..gld_core.io.images import PATCH
 from ..gld_core.windows import COMMON_NOISE, OVERLAP, SIZE, Window, let_go, split_into_windows, spread_windows
 from . import host
@@ -246,7 +247,7 @@ def sample_views(
     steps = steps or family.steps
     together = window == 0 and len(plan) > 1
     windows = f"{len(plan)} windows that step together" if together else f"{len(plan)} windows"
-    windows = f", {steps} steps." if len(plan) == 1 else f" in {windows}, {len(plan) * steps} steps in all."
+    windows = f", {counted(steps, 'step')}." if len(plan) == 1 else f" in {windows}, {len(plan) * steps} steps in all."
     about = [
         f"Level {level} with {family.name}: {len(cameras)} views{windows}",
         family.size_remark(cameras.height, cameras.width),

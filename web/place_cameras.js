@@ -1,5 +1,6 @@
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { keepPlace, showOutput } from "./remade.js"
 
 // The widget of Place GLD Cameras. The editor itself, and three.js with it, comes when such a node is first in sight.
 const TYPE = "GLD_CAMERA_PATH"
@@ -34,17 +35,6 @@ function asPath(value) {
   }
 }
 
-/**
- * Vue nodes keep the element of a removed node where another of its number comes at once, as with the page's own undo:
- * the new one takes its place.
- */
-function takePlace(host, node, tries = 20) {
-  if (host.isConnected || !tries) return
-  const left = [...document.querySelectorAll(".gld-host[data-left]")].find(old => old.dataset.left === String(node.id))
-  if (left) left.replaceWith(host)
-  else setTimeout(() => takePlace(host, node, tries - 1), 150)
-}
-
 function pathWidget(node, name, [, options]) {
   const host = Object.assign(document.createElement("div"), { className: "gld-host" })
   const empty = options?.default ?? { version: 1, keys: [] }
@@ -67,7 +57,6 @@ function pathWidget(node, name, [, options]) {
     scene = file
     editor?.load(viewAddress(file))
   }
-  const lastRun = () => app.nodeOutputs?.[node.id]?.gld_scene?.[0]
 
   async function open() {
     addStyle()
@@ -92,8 +81,7 @@ function pathWidget(node, name, [, options]) {
       t: translator(offered, language),
     })
     host.editor = editor
-    const file = scene ?? lastRun()
-    if (file) show(file)
+    if (scene) show(scene)
   }
 
   const sight = new IntersectionObserver(entries => {
@@ -102,18 +90,14 @@ function pathWidget(node, name, [, options]) {
     editor?.setShown(isIntersecting)
   })
   sight.observe(host)
-  setTimeout(() => takePlace(host, node))
+  keepPlace(host, node)
 
   const told = ({ detail }) => isNode(detail.node, node) && show(detail.scene)
   api.addEventListener("gld.scene", told)
-  const { onExecuted, onRemoved } = node
-  node.onExecuted = function (output) {
-    onExecuted?.apply(this, arguments)
-    if (output?.gld_scene) show(output.gld_scene[0])
-  }
+  showOutput(node, output => output?.gld_scene && show(output.gld_scene[0]))
+  const { onRemoved } = node
   node.onRemoved = function () {
     onRemoved?.apply(this, arguments)
-    host.dataset.left = String(node.id)
     sight.disconnect()
     api.removeEventListener("gld.scene", told)
     // Not before the editor is there.

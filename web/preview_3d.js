@@ -1,5 +1,6 @@
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { keepPlace, showOutput } from "./remade.js"
 
 // The page's own 3D viewer, inside a node that has a GLB among its results.
 app.registerExtension({
@@ -14,15 +15,15 @@ app.registerExtension({
     node.setSize([Math.max(node.size[0], 360), Math.max(node.size[1], node.computeSize()[1])])
 
     let viewer
-    const { onExecuted, onRemoved, onResize, onMouseEnter, onMouseLeave } = node
-    node.onExecuted = function (output) {
-      onExecuted?.apply(this, arguments)
+    keepPlace(container, node)
+    const { onRemoved, onResize, onMouseEnter, onMouseLeave } = node
+    showOutput(node, output => {
       const file = output?.["3d"]?.[0]
       const create = window.comfyAPI?.createLoad3d?.createLoad3d
       if (!file || !create) return
       viewer ??= create(container, { getZoomScale: () => app.canvas.ds.scale })
       viewer.loadModel(api.apiURL(`/view?${new URLSearchParams(file)}`), file.filename)
-    }
+    })
     node.onResize = function () {
       onResize?.apply(this, arguments)
       viewer?.handleResize()

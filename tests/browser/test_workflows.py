@@ -178,6 +178,33 @@ def test_a_photograph_becomes_a_video_and_a_mesh_by_button(any_page, mode):
                     }}).length]
         }}"""
         eventually(any_page, place, [True, 0])
+    eventually(any_page, OVERLAPS, [], mode == "vue")
+    for again in (elsewhere_and_back, undo):
+        any_page.evaluate(f"window.before = {viewer}")
+        again(any_page)
+        any_page.wait_for_function(f"{viewer} !== before && {viewer}.isConnected && {viewer}.querySelector('canvas')")
+
+
+def elsewhere_and_back(page) -> None:
+    """To a new workflow, which is closed then. The page makes the nodes of the other one anew."""
+    page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("app.graph.nodes.length === 0")
+    page.evaluate("app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
+    page.wait_for_function("app.graph.nodes.length > 0")
+
+
+def undo(page) -> None:
+    """Take back a change of a value, for which the page makes all nodes anew."""
+    page.evaluate(
+        """() => {
+            const { changeTracker } = app.extensionManager.workflow.activeWorkflow
+            window.node = app.graph.nodes.find(node => node.type === 'GLDMoveCamera')
+            node.widgets.find(widget => widget.name === 'amount').value = 0.5
+            changeTracker.captureCanvasState()
+            app.extensionManager.command.execute('Comfy.Undo')
+        }"""
+    )
+    page.wait_for_function("!app.graph.nodes.includes(node)")
 
 
 @pytest.mark.parametrize("host", ["server", "newest_server"])

@@ -72,7 +72,7 @@ def test_two_samples_in_one_latent(message, graph, only):
     prompt = graph()
     prompt["twice"] = {"class_type": "RepeatLatentBatch", "inputs": {"samples": ["level1", 0], "amount": 2}}
     prompt["rgb"]["inputs"]["level1"] = ["twice", 0]
-    assert "holds 2 samples; choose one with Latent From Batch" in message(only(prompt, "save rgb"))
+    assert "holds 2 samples; choose one with Get Latent From Batch" in message(only(prompt, "save rgb"))
 
 
 def test_another_packs_conditioning(message, graph, only):
