@@ -66,8 +66,10 @@ def test_the_published_archive_has_what_a_user_needs_and_nothing_else(tmp_path):
     packed = set(paths) - set(ignored.split("\n"))
     folders = {path.split("/")[0] for path in packed if "/" in path}
     assert folders == {"docs", "gld_core", "locales", "nodes", "subgraphs", "web", "workflows"}
-    # The help pages send a user there.
-    assert {path for path in packed if path.startswith("docs/")} == {"docs/troubleshooting.md"}
+    # Help pages, and the pages that these name, send a user there.
+    pages = [path for path in packed if path.endswith(".md") and "/" in path]
+    named = {name for page in pages for name in re.findall(r"docs/\w+\.md", (ROOT / page).read_text(encoding="utf-8"))}
+    assert "docs/formats.md" in named and named <= packed
     files = {path for path in packed if "/" not in path}
     assert files == {"CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "pyproject.toml", "requirements.txt"}
-    assert not [path for path in packed if path.endswith((".log", ".pyc"))]
+    assert not [path for path in packed if path.endswith((".log", ".pyc", "/axes.py"))]
