@@ -26,8 +26,6 @@ from .ply import write_ply
 
 # As many as a sparse reconstruction has; trainers take each for a Gaussian.
 SPARSE_POINTS = 100_000
-
-
 # Generated pixels about which fewer of the views agree are left to the other views.
 AGREED = 0.5
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import Cameras
-from ..geometry.depth_maps import PosedDepth, agreement, confidence_threshold, usable
+from ..geometry.depth_maps import PosedDepth, Progress, agreement, confidence_threshold, usable
 from ..geometry.mesh import Mesh, atlas, fuse_mesh, view_meshes
 from ..geometry.points import Pause, PointCloud, even_subset, fuse_points, go_on, point_cloud
 from ..geometry.splats import GENERATED, Splats, make_splats, refine, transformed
@@ -23,7 +23,6 @@ from .datasets import masks, write_colmap_dataset, write_nerfstudio_dataset
 from .gltf import Lines, camera_frusta, gltf_transform, scene_diagonal, write_glb
 from .ply import ply_bytes, splat_ply_bytes
 
-Progress = Callable[[int, int], None]
 KINDS = ("released points", "points", "mesh", "textured mesh")
 AXES = ("upright", "upright, Z up", "cameras")
 # (x, y, z) with y up to (x, -z, y) with z up.
