@@ -30,7 +30,7 @@ def demo(args: argparse.Namespace) -> int:
 
 def add(commands) -> None:
     command = commands.add_parser(
-        "demo", help=f"the same on a rendered room, with the small model nano ({NANO_SIZE} pixels, {NANO_STEPS} steps)"
+        "demo", help=f"`views` on a rendered room, with the small model nano ({NANO_SIZE} pixels, {NANO_STEPS} steps)"
     )
     add_model_options(command, models=NANO)
     add_device_option(command)

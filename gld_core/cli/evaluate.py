@@ -73,7 +73,7 @@ def add(commands) -> None:
     )
     command.add_argument("scenes", type=Path, nargs="?", help="a scene as `views` takes it, or a folder of scenes")
     command.add_argument("--rooms", type=int, help="in place of scenes: this many rendered rooms with exact depth")
-    command.add_argument("--first-seed", type=int, default=1_000_000, help="of the rooms (default 1000000)")
+    command.add_argument("--first-seed", type=int, default=1_000_000, help="seed of the first room (default 1000000)")
     command.add_argument("--window", type=int, default=8, help="views made together, sources included (default 8)")
     text = f"folder of {VGG_FILE} and {LINEAR_FILE} (default: lpips in --models, if they are there)"
     command.add_argument("--lpips", type=Path, help=text)

@@ -22,7 +22,10 @@ def limits(one: Field) -> str:
     """ " (0 to 20; default 1.5)": the range and the default of a job's setting."""
     parts = []
     if one.metadata["low"] is not None:
-        parts.append(f"{one.metadata['low']:g} to {one.metadata['high']:g}")
+        low, high = (
+            f"{end:g}" if isinstance(end, float) else end for end in (one.metadata["low"], one.metadata["high"])
+        )
+        parts.append(f"{low} to {high}")
     if one.default not in (None, (), "", False, True):
         parts.append(f"default {one.default}")
     return f" ({'; '.join(parts)})" if parts else ""
@@ -30,7 +33,7 @@ def limits(one: Field) -> str:
 
 def add_job_options(command: argparse.ArgumentParser) -> None:
     """An option for every setting of `Job`."""
-    group = command.add_argument_group("the job", "each also a key of a list file")
+    group = command.add_argument_group("the job", "Every option of these is also a key of a list file.")
     for one in fields(Job):
         if not one.metadata:
             continue
@@ -38,7 +41,7 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
         text = (one.metadata["text"] + limits(one)).replace("%", "%%")
         common: dict[str, Any] = {"dest": one.name, "default": None}
         if kind == "bool" and one.default:
-            command_text = f"do without: {text}"
+            command_text = f"do not {text}"
             group.add_argument("--no-" + one.name.replace("_", "-"), action="store_false", help=command_text, **common)
         elif kind == "bool":
             group.add_argument(option, action="store_true", help=text, **common)

@@ -43,7 +43,8 @@ def settings_of(motion: str) -> list[str]:
 def motion_setting(name: str) -> Any:
     low, high, _, unit = SETTINGS[name]
     using = [motion for motion in MOTIONS if name in settings_of(motion)]
-    return setting(None, "float", f"of the motions {', '.join(using)}. {unit} (default: the motion's own)", low, high)
+    text = f"setting of the motion{'s' * (len(using) > 1)} {', '.join(using)}. {unit} (default: the motion's own)"
+    return setting(None, "float", text, low, high)
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Job:
     cfg: float = setting(1.5, "float", "guidance scale; 1: none, half the time", 0, 20)
     shift: float | None = setting(None, "float", "time shift (default: the released one)", 0.01, LARGEST_SHIFT)
     seed: int = setting(0, "int", "random seed for the initial noise", 0, 2**64 - 1)
-    cascade: bool = setting(True, "bool", "sample level 0 too; without it half the cost and no fine detail")
+    cascade: bool = setting(True, "bool", "sample level 0, which doubles the cost and adds fine detail")
     window: int = setting(
         0, "int", "views made together, sources included; longer paths are made in windows of so many, one after the "
         "other; 0: windows of 12, or more where sources need it, that step together", 0, 64,
