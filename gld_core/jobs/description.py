@@ -247,7 +247,7 @@ def read_list(path: Path, defaults: Mapping[str, Any]) -> list[Job]:
     for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
-        what = f"{path}, line {number},"
+        what = f"{path}, line {number}"
         values = parse_json(line, what)
         if not isinstance(values, dict):
             raise ValueError(f'{what} is no JSON object; write {{"input": "photograph.jpg"}}.')

@@ -121,12 +121,12 @@ def test_a_list_has_the_jobs_settings_as_keys_over_those_of_the_command_line(tmp
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("{", "line 1, is not JSON"),
-        ("[" * 100_000, "line 1, is not JSON"),
+        ("{", "line 1 is not JSON"),
+        ("[" * 100_000, "line 1 is not JSON"),
         ('{"input": "a\\u0000b"}', "line 1: input is .* no file is called"),
-        ("[]", "line 1, is no JSON object"),
-        ('{"seed": 1}', "line 1, has no input"),
-        ('{"input": "a", "sede": 1}', "line 1, has the key 'sede'"),
+        ("[]", "line 1 is no JSON object"),
+        ('{"seed": 1}', "line 1 has no input"),
+        ('{"input": "a", "sede": 1}', "line 1 has the key 'sede'"),
         ('{"input": "a", "steps": 0}', "line 1: steps is 0"),
         ('{"input": "a", "degrees": 1%s}' % ("0" * 400), "line 1: degrees is 10*; give a number"),
         ('{"input": "a", "seed": 1%s}' % ("0" * 400), "line 1: seed is 10*; give a number"),
