@@ -44,6 +44,8 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "H
 HEIC_BRANDS = (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")
 # Of a picture that is decoded: 13 bytes each.
 MAX_PIXELS = 130_000_000
+# How many times the wanted size a small picture may have after scaling, before it is cropped.
+MOST_CROPPED = 8
 EXIF_ORIENTATION = 0x0112
 # EXIF orientations that turn a picture by a quarter.
 QUARTER_TURNS = (5, 6, 7, 8)
@@ -190,16 +192,23 @@ class Fit(NamedTuple):
         return image[:, self.top : self.top + self.height, self.left : self.left + self.width].contiguous()
 
 
-def fit_camera(K: Tensor, H: int, W: int, height: int, width: int) -> tuple[Fit, Tensor]:
+def fit_camera(K: Tensor, H: int, W: int, height: int, width: int, what: str = "A picture") -> tuple[Fit, Tensor]:
     """For a picture of H x W with K (3, 3): the resize and crop that make it height x width, and the K of the result.
 
     1. Resize by s = max(width/W, height/H), to (round(s*H), round(s*W)), the smallest size that covers the wanted one;
        the rows of K are multiplied by the exact ratios of the sizes.
     2. Crop the window of (height, width) whose middle is the whole pixel step nearest to the principal point, moved
        inward where it would leave the image; its left and top edge are subtracted from (cx, cy).
+
+    Raises ValueError, which `what` begins, for a picture so long and narrow that most of a larger one would be cut off.
     """
     scale = max(width / W, height / H)
     rows, columns = max(height, round(scale * H)), max(width, round(scale * W))
+    if rows * columns > max(H * W, MOST_CROPPED * height * width):
+        raise ValueError(
+            f"{what} of {W}x{H} pixels is too long and narrow for {width}x{height}: it would be scaled to "
+            f"{columns}x{rows} and cropped; crop it first."
+        )
     K = K.clone()
     K[0] *= columns / W
     K[1] *= rows / H

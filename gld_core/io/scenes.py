@@ -281,9 +281,9 @@ class Scene:
                     "views of one size, or a 'long_side' that all are fitted to."
                 )
         made: dict[int, tuple[Fit, Tensor]] = {}
-        for K, own in lenses:
+        for number, (K, own) in zip(numbers, lenses, strict=True):
             if id(K) not in made:
-                made[id(K)] = fit_camera(K, own[0], own[1], height, width)
+                made[id(K)] = fit_camera(K, own[0], own[1], height, width, self.views[number].name[:200])
         return [made[id(K)] for K, _ in lenses]
 
     def image_size(self, place: int, number: int, images: tuple[int, Size] | None) -> Size | None:
@@ -321,9 +321,11 @@ class Scene:
     def central_fits(self, numbers: Sequence[int]) -> list[tuple[Fit, Tensor]]:
         sizes = [picture_size(self.picture(number))[:2] for number in numbers]
         height, width = fitting_size(*sizes[0], self.long_side or 504)
-        return [
-            fit_camera(torch.tensor([[1.0, 0, w / 2], [0, 1, h / 2], [0, 0, 1]]), h, w, height, width) for h, w in sizes
-        ]
+        fits = []
+        for number, (h, w) in zip(numbers, sizes, strict=True):
+            middle = torch.tensor([[1.0, 0, w / 2], [0, 1, h / 2], [0, 0, 1]])
+            fits.append(fit_camera(middle, h, w, height, width, self.views[number].name[:200]))
+        return fits
 
     def picture(self, number: int) -> Path:
         found = self.views[number].picture

@@ -421,6 +421,13 @@ for path in sys.argv[1:]:
 """
 
 
+def test_a_picture_that_would_grow_without_end_is_refused_by_its_head(tmp_path):
+    """A kilobyte of 8 million pixels in one row, which at 504x14 would take 19 GB."""
+    Image.new("1", (8_000_000, 1)).save(tmp_path / "a.png")
+    with at_most(60), pytest.raises(ValueError, match="^a.png of 8000000x1 pixels is too long and narrow"):
+        read_scene(tmp_path, 504).photographs([0])
+
+
 @pytest.mark.parametrize("text", ["0-9999999," * 800, "0-19999, 5", "0-1," * 10_001])
 def test_a_list_of_views_is_counted_before_it_is_made(text):
     start = time.process_time()
