@@ -225,6 +225,9 @@ def kept(job: Job, folder: Path, weights: str | None) -> Decoded | None:
             names = json.loads(file.metadata()["names"])
             # Copies: the file is removed when the exports are made.
             found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        # Another process has made the exports since.
+        return None
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); remove it, and the views are made anew.") from error
     height, width = found.pop("size").tolist()

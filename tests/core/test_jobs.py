@@ -453,13 +453,16 @@ def test_no_export_is_made_of_the_one_point_that_is_most_confident(rooms, gld, t
     assert len(trimesh.load(tmp_path / "out" / "scene.ply").vertices) > 1000
 
 
-def test_kept_views_of_other_settings_or_weights_are_not_exported(rooms, tmp_path):
+def test_kept_views_of_other_settings_or_weights_are_not_exported(rooms, tmp_path, monkeypatch):
     job = Job(str(rooms / "room_0"), export=("glb",), voxel=1000.0, **QUICK)
     run_many([job], tmp_path, MODELS, silent)
     weights, folder = read_result(tmp_path / "room_0")["weights"], tmp_path / "room_0"
     assert views_are_kept(folder, replace(job, voxel=0.0, export=("ply",)), weights)
     assert not views_are_kept(folder, replace(job, seed=1), weights)
     assert not views_are_kept(folder, job, "others") and not views_are_kept(folder, job, None)
+    with monkeypatch.context() as other_process:
+        other_process.setattr(gld_core.jobs.scene, "views_are_kept", lambda *given: (folder / KEPT).unlink() or True)
+        assert gld_core.jobs.scene.kept(job, folder, weights) is None
     (folder / KEPT).write_bytes(b"half")
     assert not views_are_kept(folder, job, weights)
 
