@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -145,7 +146,9 @@ def test_the_estimate_says_how_sure_it_is(server, estimate):
     prompt = estimate(2) | {"number": show(["estimate", 3]), "text": show(["estimate", 4])}
     outputs = server.run(prompt).history["outputs"]
     report = outputs["text"]["text"][0]
-    assert float(outputs["number"]["text"][0]) >= 1
+    medians = [float(number) for number in re.findall(r"confidence ([\d.]+)", report)]
+    assert float(outputs["number"]["text"][0]) == pytest.approx(min(medians), abs=0.006)
+    assert medians[0] != medians[1] and min(medians) >= 1
     assert report.startswith("photograph 0: ") and "photograph 1: " in report
     assert "degrees across, confidence " in report and "confirmed by another photograph" in report
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gld_core.export.gltf import SOURCE_COLOR, TARGET_COLOR, linear_colors
 from gld_core.geometry.depth_maps import PosedDepth, agreement
-from gld_core.geometry.points import point_cloud
+from gld_core.geometry.points import fuse_points, point_cloud
 from gld_core.synthetic.render import render_scene
 
 SEED, V, H, W = 3, 6, 84, 112
@@ -33,11 +33,11 @@ def room():
         selection = {"min_confidence": 1.05, "keep_at_least": 0.0, "confirmed_by": 0, "max_points": 500_000}
         selection |= {name: value for name, value in changes.items() if name in selection}
         options = {"kind": kind, "show_cameras": changes.get("show_cameras", False)}
-        options |= {"kind.voxel": 0.0} if kind in ("points", "mesh") else {}
+        options |= {"kind.voxel": changes.get("voxel", 0.0)} if kind in ("points", "mesh") else {}
         size = {"seed": SEED, "views": views, "height": height, "width": width, "sources": 2, "broken": broken}
         format = {"format": changes.get("format", "COLMAP"), "format.binary": True}
         folder = {"filename_prefix": changes.get("filename_prefix", "GLD/scene")}
-        ply = {"voxel": 0.0, "axes": changes.get("axes", "upright")}
+        ply = {"voxel": changes.get("voxel", 0.0), "axes": changes.get("axes", "upright")}
         nodes = {
             "room": ("TestRoom", size),
             "glb": ("GLDExportGLB", {**scene, **selection, **options}),
@@ -173,6 +173,15 @@ def test_every_kind_lies_on_the_true_surfaces(server, room, only, truth, kind):
         near = torch.cdist(some, torch.from_numpy(other).float()).amin(1)
         print(f"{kind}: mean distance {near.mean() / size:.3%} of the size")
         assert near.mean() < 0.005 * size
+
+
+def test_the_voxel_of_both_point_clouds_is_the_one_that_was_asked_for(server, room, only, truth):
+    images, depth, cameras = truth
+    meant = len(fuse_points(PosedDepth(depth, cameras, images=images), voxel=0.5).xyz)
+    result = server.run(only(room(kind="points", voxel=0.5), "save glb", "save ply"))
+    _, (xyz, _) = glb_arrays(result.files("save glb", "3d")[0])
+    saved = server.base / "output" / result.history["outputs"]["save ply"]["result"][0]
+    assert len(xyz) == len(trimesh.load(saved).vertices) == meant
 
 
 def test_the_preview_is_the_file_that_goes_on(server, room, only):

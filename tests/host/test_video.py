@@ -38,19 +38,21 @@ def motion(name: str) -> list[np.ndarray]:
 @pytest.mark.parametrize("name", ["Static", "Zoom In", "Pan Left", "ClockWise (CW)"])
 @pytest.mark.parametrize("times", [1, 2], ids=["size of the video", "twice its size"])
 def test_the_camera_embedding_is_the_hosts_own(server, name, times):
-    """Of cameras whose pictures have any size. The host takes its lens for 1280x720 pixels and crops it to the video's
-    shape.
+    """Of cameras whose pictures have any size, and of translations at any scale, which is the host's speed where
+    nothing turns. The host takes its lens for 1280x720 pixels and crops it to the video's shape.
     """
     across, W, H = HEIGHT * 1280 / 720, WIDTH * times, HEIGHT * times
+    size = {"width": WIDTH, "height": HEIGHT, "length": LENGTH}
     K = [[0.5 * across * times, 0, W / 2], [0, 0.5 * HEIGHT * times, H / 2], [0, 0, 1]]
+    speed = 2.5 if name in ("Zoom In", "Pan Left") else 1.0
     poses = motion(name) if name != "Static" else [np.eye(4)] * LENGTH
     cameras = {"width": W, "height": H, "K": K, "c2w": [pose.tolist() for pose in poses]}
     source = {"source": "json", "source.text": json.dumps(cameras), "views": "", "long_side": 0}
     result = server.run(
         {
             "cameras": node("GLDLoadCameras", **source),
-            "ours": video(["cameras", 0]),
-            "host": node("WanCameraEmbedding", camera_pose=name, width=WIDTH, height=HEIGHT, length=LENGTH, speed=1.0),
+            "ours": video(["cameras", 0], translation=speed),
+            "host": node("WanCameraEmbedding", camera_pose=name, speed=speed, **size),
             "difference": node("TestDifference", one=["ours", 0], other=["host", 0]),
         }
     )
