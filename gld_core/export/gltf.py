@@ -39,6 +39,8 @@ POINTS, LINES, TRIANGLES = 0, 1, 4
 USHORT, UINT, FLOAT = 5123, 5125, 5126
 VERTICES, INDICES = 34962, 34963
 USHORT_MAX = 65535
+# Of the steps of a compact part, as a share of the size of the scene.
+COARSEST = 1 / 4096
 SOURCE_COLOR, TARGET_COLOR = (255, 150, 30), (40, 170, 255)
 
 
@@ -163,38 +165,46 @@ class Builder:
         else:
             simplices = getattr(part, index)
             kept = simplices[finite[simplices].all(dim=1)].numpy()
-            pieces = list(small_pieces(kept)) if self.compact else [kept]
+            pieces = [kept]
         if not len(pieces[0]):
             return
+        compact = self.compact
+        if compact:
+            shown = moved[np.unique(pieces[0])]
+            low = shown.amin(0)
+            step = max(float((shown.amax(0) - low).max()) / USHORT_MAX, 1e-30)
+            # One pixel of the sky, far behind everything else, would make the steps of all that is near coarse.
+            compact = step <= COARSEST * scene_diagonal(shown[:: len(shown) // 100_000 + 1])
+        if compact and index is not None:
+            pieces = list(small_pieces(pieces[0]))
         mode = POINTS if index is None else (TRIANGLES if isinstance(part, Mesh) else LINES)
         name = {POINTS: "points", LINES: "cameras", TRIANGLES: "mesh"}[mode]
         node: dict[str, Any] = {"name": name}
         position = xyz.numpy().astype("<f4")
-        if self.compact:
-            shown = moved[np.unique(np.concatenate([piece.ravel() for piece in pieces]))]
-            low = shown.amin(0)
-            step = max(float((shown.amax(0) - low).max()) / USHORT_MAX, 1e-30)
+        if compact:
             node |= {"translation": low.tolist(), "scale": [step] * 3}
             position = ((moved - low) / step).nan_to_num(0).clamp(0, USHORT_MAX).round().numpy().astype("<u2")
         material = self.material(part.texture if isinstance(part, Mesh) else None)
         primitives = []
         for piece in pieces:
             used, corners = (piece, None) if index is None else np.unique(piece, return_inverse=True)
-            attributes = self.attributes(part, used, position[used])
+            attributes = self.attributes(part, used, position[used], compact)
             primitives.append({"attributes": attributes, "mode": mode, "material": material})
             if corners is not None:
-                kind = ("<u2", USHORT) if self.compact else ("<u4", UINT)
+                kind = ("<u2", USHORT) if compact else ("<u4", UINT)
                 primitives[-1]["indices"] = self.accessor(corners.ravel().astype(kind[0]), kind[1], INDICES)
         node["mesh"] = self.append("meshes", {"name": name, "primitives": primitives})
         self.document["scenes"][0]["nodes"].append(self.append("nodes", node))
 
-    def attributes(self, part: PointCloud | Mesh | Lines, used: np.ndarray, position: np.ndarray) -> dict[str, int]:
+    def attributes(
+        self, part: PointCloud | Mesh | Lines, used: np.ndarray, position: np.ndarray, compact: bool
+    ) -> dict[str, int]:
         """The accessors of some vertices (P,) of a part, at `position` (P, 3) as the file holds it."""
         bounds = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
-        found = {"POSITION": self.accessor(position, USHORT if self.compact else FLOAT, VERTICES, **bounds)}
+        found = {"POSITION": self.accessor(position, USHORT if compact else FLOAT, VERTICES, **bounds)}
         if isinstance(part, Mesh) and part.uv is not None:
             uv = part.uv.numpy()[used]
-            if self.compact:
+            if compact:
                 place = (uv.clip(0, 1) * USHORT_MAX).round().astype("<u2")
                 found["TEXCOORD_0"] = self.accessor(place, USHORT, VERTICES, normalized=True)
             else:
@@ -242,7 +252,8 @@ def glb_bytes(
     """Point clouds, meshes and lines of the world -> a .glb file; `matrix` (4, 4) brings the world to glTF's axes (Y
     up, looking down -Z: `gltf_transform`). Materials are unlit; colours are sRGB in, linear in the file. `cameras` are
     cameras of the scene that programs can look through, the first `sources` of them named so. compact: positions in
-    steps of 1/65535 of each part's size (KHR_mesh_quantization), places in textures and indices in 16 bits. page:
+    steps of 1/65535 of each part's size (KHR_mesh_quantization), places in textures and indices in 16 bits, but not for
+    parts that a few points far away make so large that the steps would show. page:
     textures as data URIs; from the buffer a web page takes them by an address of its own (blob:), which ComfyUI's
     policy forbids where API nodes are switched off.
 

@@ -112,6 +112,20 @@ def test_a_compact_file_is_smaller_and_shows_the_same(scene, validate, tmp_path,
             assert np.abs(read.vertices[read.faces] - meant).max() < 0.6 * step
 
 
+def test_a_point_far_away_takes_no_digits_from_a_compact_file(scene, validate, tmp_path):
+    """As a pixel of the sky has it, among points some five units away."""
+    _, cloud, _, _ = scene
+    xyz = torch.cat([cloud.xyz, torch.tensor([[0.0, 0, 1e6]])])
+    rgb = torch.cat([cloud.rgb, cloud.rgb[:1]])
+    write_glb(tmp_path / "a.glb", [PointCloud(xyz, rgb)], torch.eye(4), compact=True)
+    issues = validate(tmp_path / "a.glb")["issues"]
+    assert issues["numErrors"] == 0 and issues["numWarnings"] == 0, issues["messages"]
+    loaded = trimesh.load(tmp_path / "a.glb")
+    (name,) = loaded.graph.nodes_geometry
+    read = loaded.geometry["points"].copy().apply_transform(loaded.graph[name][0])
+    assert np.abs(read.vertices[:-1] - cloud.xyz.numpy()).max() < 1e-3
+
+
 def test_a_compact_mesh_of_many_vertices_is_whole(validate, tmp_path):
     side = 300
     y, x = torch.meshgrid(torch.arange(float(side)), torch.arange(float(side)), indexing="ij")
