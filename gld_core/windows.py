@@ -21,11 +21,17 @@ from .networks.dit import from_network, to_network
 from .pipeline import GLD
 
 AS_RELEASED = Sampling()
-# Views of a window, sources included, and targets that it shares with the one before. The released models were trained
-# with up to 8 views.
+# With how many views at most the released models were trained.
+TRAINED_VIEWS = 8
+# Views of a window, sources included, and targets that it shares with the one before.
 SIZE, OVERLAP = 12, 2
+# The choices for long paths, with the size of their windows. docs/paths.md
+LONG_PATHS = {"speed": SIZE, "smooth": SIZE, "quality": TRAINED_VIEWS}
 # For smooth paths: what the targets have in common, as a share of their noise's variance.
 COMMON_NOISE = 0.5
+# With so many sources neighbouring targets have noise in common. With fewer it decides what is invented where no
+# source has looked, and the same error in several views costs more than the flicker.
+SOURCES_FOR_SHARED_NOISE = 3
 # Bytes of rays that windows which step together keep from one step to the next, and from one level to the next.
 KEPT_RAYS = 2 * 2**30
 
@@ -38,6 +44,20 @@ class Window:
 
     views: list[int]
     new: list[int]
+
+
+def plan_windows(
+    sources: int, views: int, window: int = 0, overlap: int = OVERLAP, loop: bool = False, long_paths: str = "speed"
+) -> list[Window]:
+    """One window where all views fit in. window 0: windows to step together, of the size of the choice `long_paths`,
+    larger where its sources leave no room for a target; otherwise windows of so many views, to be sampled in a row.
+    Raises ValueError where they have no room for a new target.
+    """
+    if window == 0:
+        return spread_windows(sources, views, max(LONG_PATHS[long_paths], sources + overlap + 1), overlap, loop)
+    if window >= views:
+        return [Window(list(range(views)), list(range(views)))]
+    return split_into_windows(sources, views, window, overlap, loop)
 
 
 def spread_windows(
@@ -135,6 +155,24 @@ def with_common_noise(noise: Tensor, sources: int, share: float = COMMON_NOISE) 
     return out
 
 
+def with_neighbours_noise(noise: Tensor, sources: int, loop: bool = False) -> Tensor:
+    """Initial noise (V, ...) of which each target has half of the variance in common with the next one and half with
+    the one before: it is its own plus that of the next target, over the root of 2. Of each alone the distribution stays
+    what it was. The last target keeps its own noise; on a loop the first is the next after it.
+    """
+    out, targets = noise.clone(), noise[sources:]
+    mixed = (targets + targets.roll(-1, 0)) * 0.5**0.5
+    out[sources:] = mixed if loop else torch.cat([mixed[:-1], targets[-1:]])
+    return out
+
+
+def path_noise(noise: Tensor, sources: int, loop: bool = False, long_paths: str = "speed") -> Tensor:
+    """The initial noise (V, ...) of a path in windows that step together, of one that is each view's own."""
+    if long_paths == "smooth":
+        return with_common_noise(noise, sources)
+    return with_neighbours_noise(noise, sources, loop) if sources >= SOURCES_FOR_SHARED_NOISE else noise
+
+
 def part(views: Views, window: Window) -> Views:
     """The views of one window: its own sources of those that were encoded, and its own cameras."""
     if window.views == list(range(len(views.cameras))):
@@ -150,21 +188,17 @@ def sample(
     level1: Tensor | None,
     plan: list[Window],
     sampling: Sampling = AS_RELEASED,
-    common_noise: float = 0.0,
     together: bool = False,
 ) -> Tensor:
     """`GLD.sample_level1` (level 1, level1 None) or `GLD.cascade_level0` (level 0) of all views, in windows: (V, C, h,
-    w) float32 on the CPU. With a single window it is what those give; with more, targets have a share
-    `common_noise` of their noise in common. together: windows of `spread_windows` step together, otherwise those of
-    `split_into_windows` are sampled in a row.
+    w) float32 on the CPU. With a single window it is what those give. together: windows of `spread_windows` step
+    together, otherwise those of `split_into_windows` are sampled in a row.
 
     The callback counts the steps of all windows; `denoised` is of the window's views.
     """
     noise = sampling.initial_noise(views.latent_shape, level)
-    if len(plan) > 1:
-        noise = with_common_noise(noise, len(views.level1), common_noise)
-        if together:
-            return step_together(gld, level, views, level1, plan, replace(sampling, noise=noise))
+    if together and len(plan) > 1:
+        return step_together(gld, level, views, level1, plan, replace(sampling, noise=noise))
     out = torch.empty(views.latent_shape)
     for number, window in enumerate(plan):
         step = None if sampling.callback is None else counted(sampling.callback, number, len(plan))

@@ -9,7 +9,7 @@ from ..gld_core.autoencoder import VIEWS_AT_ONCE
 from ..gld_core.cameras.conventions import path_order
 from ..gld_core.export.pictures import DEPTH_COLORS, depth_to_color
 from . import host
-from .sample import checked, plan_windows
+from .sample import checked
 from .sockets import DA3Geometry, GLDBackbone, GLDCameras, GLDViews, da3_geometry
 
 
@@ -35,7 +35,7 @@ def made_in(views, level1, level0) -> list[windows.Window]:
     been to a file since.
     """
     latent = level1 if level0 is None else level0
-    return latent.get("gld_windows") or plan_windows(views)
+    return latent.get("gld_windows") or windows.plan_windows(len(views.level1), len(views.cameras))
 
 
 def on_device(backbone, views, plan, *decoders: str):

@@ -8,20 +8,13 @@ from comfy_api.latest import io
 from ..gld_core import flow
 from ..gld_core.export.camera_plan import counted
 from ..gld_core.io.images import PATCH
-from ..gld_core.windows import COMMON_NOISE, OVERLAP, SIZE, Window, let_go, split_into_windows, spread_windows
+from ..gld_core.windows import LONG_PATHS, OVERLAP, TRAINED_VIEWS, let_go, plan_windows
 from . import host
 from .host import networks, sampling
 from .host.inputs import check_inputs, problem
-from .host.networks import TRAINED_VIEWS
 from .host.previews import PhotographedViews, photographed, previews_hint
 from .sockets import GLDBackbone, GLDCameras, GLDViews, pictures
 
-# Views of a window, targets that it shares with the one before, common share of the noise: docs/paths.md.
-LONG_PATHS = {
-    "speed": (SIZE, OVERLAP, 0.0),
-    "smooth": (SIZE, OVERLAP, COMMON_NOISE),
-    "quality": (TRAINED_VIEWS, OVERLAP, 0.0),
-}
 STEPS_TOOLTIP = "0 means the model's own number, for the released ones that of the released program."
 
 
@@ -172,21 +165,6 @@ def sampling_inputs(level: str) -> list:
     ]
 
 
-def plan_windows(
-    views: PhotographedViews, window: int = 0, overlap: int = OVERLAP, closed: bool = False, long_paths: str = "speed"
-) -> list[Window]:
-    """One window where all views fit in. window 0: windows that step together, of the size and overlap of the choice,
-    larger where its sources leave no room for a target; otherwise windows in a row, as in 0.1.0.
-    """
-    N, V = len(views.level1), len(views.cameras)
-    if window == 0:
-        size, overlap, _ = LONG_PATHS[long_paths]
-        return spread_windows(N, V, max(size, N + overlap + 1), overlap, closed)
-    if window >= V:
-        return [Window(list(range(V)), list(range(V)))]
-    return split_into_windows(N, V, window, overlap, closed)
-
-
 def views_remark(together: int) -> str:
     """A sentence about more views at a time than in training. Empty if they are not."""
     if together <= TRAINED_VIEWS:
@@ -212,6 +190,12 @@ def sampler_remark(sampler_name: str, scheduler: str) -> str:
         f"{sampler_name} comes out far off on the schedule gld, whose last step is very long; set 'scheduler' to "
         "simple or beta for it, or 'sampler_name' to euler."
     )
+
+
+BEGINS_AGAIN = (
+    "If it is interrupted, this path begins again. It goes on from its last step with the samplers "
+    f"{', '.join(sampling.WITHOUT_NOISE + sampling.WITH_NOISE)}, and without patches of other nodes in the model."
+)
 
 
 def sample_views(
@@ -240,9 +224,9 @@ def sample_views(
     networks.check_model(model, views, level)
     if level1 is not None:
         checked(level1, views, 1, "level1")
-    plan = plan_windows(views, window, overlap, closed, long_paths)
+    N, V = len(views.level1), len(views.cameras)
+    plan = plan_windows(N, V, window, overlap if window else OVERLAP, closed, long_paths)
     given = None if level1 is None else level1["samples"]
-    common = LONG_PATHS[long_paths][2] if window == 0 else 0.0
     family, cameras = model.model.family, views.cameras
     steps = steps or family.steps
     together = window == 0 and len(plan) > 1
@@ -253,6 +237,7 @@ def sample_views(
         family.size_remark(cameras.height, cameras.width),
         family.steps_remark(steps),
         sampler_remark(sampler_name, scheduler),
+        "" if not together or sampling.goes_on(sampler_name, model) else BEGINS_AGAIN,
         views_remark(max(len(part.views) for part in plan)),
         previews_hint(),
     ]
@@ -263,9 +248,10 @@ def sample_views(
         host.say("\n".join([*first, *about]), node_id)
 
     say()
+    choice = None if window else long_paths
     try:
         samples = sampling.sample(
-            model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say, speed_up, common, together
+            model, views, given, plan, seed, steps, cfg, sampler_name, scheduler, shift, say, speed_up, closed, choice
         )
     finally:
         # Without the time that was left.
@@ -482,7 +468,7 @@ class GLDScheduler(io.ComfyNode):
                 "Conditioning."
             )
         steps = steps or model.model.family.steps
-        return io.NodeOutput(sampling.released_sigmas(model, latent["samples"], steps, shift))
+        return io.NodeOutput(sampling.released_sigmas(model, *latent["samples"].shape[1:3], steps, shift))
 
 
 class GLDFast(io.ComfyNode):

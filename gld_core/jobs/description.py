@@ -16,6 +16,7 @@ from ..flow import LARGEST_SHIFT, quick_steps
 from ..io.files import check_names
 from ..io.parsing import parse_json, text_lines
 from ..io.scenes import view_numbers
+from ..windows import LONG_PATHS
 
 PATHS = (*MOTIONS, "interpolate", "keyframes")
 # The settings of exports, which the views do not depend on.
@@ -110,10 +111,16 @@ class Job:
     cascade: bool = setting(True, "bool", "sample level 0, which doubles the cost and adds fine detail")
     window: int = setting(
         0, "int", "views made together, sources included; longer paths are made in windows of so many, one after the "
-        "other; 0: windows of 12, or more where sources need it, that step together", 0, 64,
+        "other; 0: windows that step together, as long_paths says", 0, 64,
     )  # fmt: skip
     overlap: int = setting(2, "int", "targets that a window shares with the one before it", 0, 62)
     closed: bool = setting(False, "bool", "the path ends where it starts")
+    long_paths: str = setting(
+        "speed", "str", "how paths with more views than a window are made: in windows of 12 views (speed), the same "
+        "with half of the noise in common, so that neighbouring views differ less (smooth), or in windows of 8, the "
+        "number that the released models were trained with (quality); larger where sources need it",
+        choices=tuple(LONG_PATHS),
+    )  # fmt: skip
     export: tuple[str, ...] = setting((), "names", "what else to write, separated by commas", choices=tuple(EXPORTS))
     kind: str = setting("mesh", "str", "what the export glb holds", choices=KINDS)
     axes: str = setting("upright", "str", "axes of the export ply", choices=AXES)

@@ -179,17 +179,11 @@ def make(job: Job, given: Given, gld: GLD, progress: Callable[[str], Callback | 
     if job.confirmed_by >= V and set(job.export) - {"video"}:
         raise ValueError(f"confirmed_by is {job.confirmed_by}, and a view has {V - 1} others; lower it.")
     views = gld.encode_views(given.photographs, cameras)
-    together = job.window == 0
-    if together:
-        plan = windows.spread_windows(N, V, max(windows.SIZE, N + job.overlap + 1), job.overlap, job.closed)
-    elif job.window >= V:
-        plan = [windows.Window(list(range(V)), list(range(V)))]
-    else:
-        plan = windows.split_into_windows(N, V, job.window, job.overlap, job.closed)
-    sampling = Sampling(
-        job.steps, job.cfg, job.shift, job.seed, comfyui_noise(views.latent_shape, job.seed),
-        solver=QUICK if job.fast else RELEASED,
-    )  # fmt: skip
+    plan, together = windows.plan_windows(N, V, job.window, job.overlap, job.closed, job.long_paths), job.window == 0
+    noise = comfyui_noise(views.latent_shape, job.seed)
+    if together and len(plan) > 1:
+        noise = windows.path_noise(noise, N, job.closed, job.long_paths)
+    sampling = Sampling(job.steps, job.cfg, job.shift, job.seed, noise, solver=QUICK if job.fast else RELEASED)
 
     def sample(level: int, level1: Tensor | None) -> Tensor:
         local = replace(sampling, callback=progress(f"level {level}"))

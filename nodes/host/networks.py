@@ -18,7 +18,7 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch, attention_split, attention_sub_quad, optimized_attention
 from torch import Tensor
 
-from ...gld_core import checkpoints, flow
+from ...gld_core import checkpoints, flow, windows
 from ...gld_core.autoencoder import Autoencoder, Views
 from ...gld_core.conditioning import conditions
 from ...gld_core.networks import layers
@@ -35,8 +35,6 @@ WEIGHT_DTYPES = {
     "fp16": torch.float16,
     "fp8_e4m3fn": torch.float8_e4m3fn,
 }
-# The stock schedulers do not know the number of views; they get the shift for what the models were trained on.
-TRAINED_VIEWS = 8
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, transformer_options: dict) -> Tensor:
@@ -246,7 +244,11 @@ class ModelConfig(comfy.supported_models_base.BASE):
         self.latent_format = lambda: LatentFormat(channels)
         super().__init__({})
         self.unet_config = NoUNet({"disable_unet_model_creation": True})
-        self.sampling_settings = {"shift": flow.default_shift(backbone, channels, TRAINED_VIEWS), "multiplier": 1.0}
+        # The stock schedulers do not know the number of views; they get the shift for what the models were trained on.
+        self.sampling_settings = {
+            "shift": flow.default_shift(backbone, channels, windows.TRAINED_VIEWS),
+            "multiplier": 1.0,
+        }
         self.set_inference_dtype(network.dtype, compute_dtype)
 
 

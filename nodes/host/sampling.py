@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.k_diffusion.sampling
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.sample
@@ -24,8 +25,10 @@ from .previews import PhotographedViews
 # Steps done and steps in all, of the step of a sampler (from 0) and the number of its steps.
 Place = Callable[[int, int], tuple[int, int]]
 
-# Samplers that carry nothing but x from one step to the next, so that they can go on from there.
-WITHOUT_MEMORY = ("euler", "heun", "dpm_2")
+# Samplers that carry nothing but x from one step to the next, so that they can go on from there. Those of the second
+# line add noise in every step.
+WITHOUT_NOISE = ("euler", "heun", "dpm_2", "ddim")
+WITH_NOISE = ("euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "lcm")
 
 
 def whole(step: int, total: int) -> tuple[int, int]:
@@ -47,9 +50,8 @@ def conditioning(views: Views, level1: Tensor | None, place: Place = whole) -> t
     return both[0], both[1], empty
 
 
-def released_sigmas(model, samples: Tensor, steps: int, shift: float) -> Tensor:
-    """The released time grid for `steps` network evaluations; shift 0: the released one."""
-    C, V = samples.shape[1:3]
+def released_sigmas(model, C: int, V: int, steps: int, shift: float) -> Tensor:
+    """The released time grid for `steps` network evaluations of V views with C channels; shift 0: the released one."""
     return flow.time_grid(steps, shift or flow.default_shift(model.model.backbone, C, V))
 
 
@@ -66,32 +68,35 @@ def sample(
     shift: float,
     say: Callable[[str], None],
     speed_up: tuple[tuple[float, float], int] | None = None,
-    common_noise: float = 0.0,
-    together: bool = False,
+    closed: bool = False,
+    long_paths: str | None = None,
 ) -> Tensor:
     """Sample all views in windows, each the way the stock nodes do: (1, C, V, h, w). A sampling that was interrupted
     goes on from what is finished if nothing has changed. say: told the time that is left. speed_up: what `sped_up` is
-    to do. common_noise, together: as in `windows.sample`.
+    to do. closed, long_paths: as in `windows.path_noise`, where windows step together; None: in a row.
     """
-    settings = (plan, seed, steps, cfg, sampler, scheduler, shift, speed_up, common_noise, together)
-    wanted = Unfinished(conditioning(views, level1)[2], model, level1, settings)
+    settings = (plan, seed, steps, cfg, sampler, scheduler, shift, speed_up, closed, long_paths)
+    wanted = Unfinished(model, level1, settings)
     if speed_up is not None:
         model = sped_up(model, *speed_up)
     before = views.unfinished.get(model.model.level)
     current = before if before is not None and before.continues(wanted) else wanted
     views.unfinished[model.model.level] = current
-    noise = comfy.sample.prepare_noise(wanted.made, seed)
-    if len(plan) > 1:
-        noise = windows.with_common_noise(noise.movedim(2, 0), len(views.level1), common_noise).movedim(0, 2)
     if scheduler == "gld":
-        sigmas = released_sigmas(model, noise[:, :, plan[0].views], steps, shift)
+        sigmas = released_sigmas(model, views.latent_shape[1], len(plan[0].views), steps, shift)
     else:
         sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler, scheduler).sigmas
+
+    def noise() -> Tensor:
+        drawn = comfy.sample.prepare_noise(conditioning(views, level1)[2], seed)
+        if long_paths is None or len(plan) == 1:
+            return drawn
+        return windows.path_noise(drawn.movedim(2, 0), len(views.level1), closed, long_paths).movedim(0, 2)
+
+    if long_paths is not None and len(plan) > 1:
+        return step_together(model, views, level1, plan, noise, seed, cfg, sampler, sigmas, say, current)
     chosen = comfy.samplers.sampler_object(sampler)
-    go_on = sampler in WITHOUT_MEMORY and only_own_wrappers(model)
-    if together and len(plan) > 1:
-        return step_together(model, views, level1, plan, noise, seed, cfg, chosen, sigmas, say, current, go_on)
-    return sample_in_a_row(model, views, level1, plan, noise, seed, cfg, chosen, sigmas, say, current)
+    return sample_in_a_row(model, views, level1, plan, noise(), seed, cfg, chosen, sigmas, say, current)
 
 
 def sample_in_a_row(
@@ -110,7 +115,7 @@ def sample_in_a_row(
     """One window after the other. What earlier windows have made is held by the host's own mask for inpainting, which
     is `flow.hold_known_views`. `current` goes on after its last finished window.
     """
-    out = current.made
+    out = current.made = conditioning(views, level1)[2] if current.made is None else current.made
     remaining = TimeLeft(say, current.done / len(plan))
     for number, window in list(enumerate(plan))[current.done :]:
         given = None if level1 is None else level1[:, :, window.views]
@@ -145,18 +150,24 @@ def sample_in_a_row(
 
 
 def step_together(
-    model, views: PhotographedViews, level1: Tensor | None, plan, noise, seed, cfg, sampler, sigmas, say, current, go_on
+    model, views: PhotographedViews, level1: Tensor | None, plan, noise, seed, cfg, sampler, sigmas, say, current
 ) -> Tensor:
     """All windows at every step, as `windows.step_together`, with any sampler of the host.
 
     The host loads the model for the first window. Its sampler is then given all views, where latents are between nodes,
-    and each evaluation that it asks for is one of every window, guided as any other. go_on: `current` keeps what each
-    step begins with.
+    and each evaluation that it asks for is one of every window, guided as any other. Where it `goes_on`, `current`
+    keeps what each step begins with. noise() is asked for once, and what it gives is let go after the first step.
     """
     before, steps, count = current.done, len(sigmas) - 1, len(plan)
     if before == steps:
         return current.made
-    start = current.made if before else noise.to(current.made)
+    V, C, *grid = views.latent_shape
+    empty = torch.zeros((), device=comfy.model_management.intermediate_device()).expand(1, C, V, *grid)
+    draws = Draws(empty, seed, current.drawn) if sampler in WITH_NOISE else None
+    keeps = goes_on(sampler, model)
+    chosen = comfy.samplers.sampler_object(sampler)
+    if draws is not None:
+        chosen.extra_options = chosen.extra_options | {"noise_sampler": draws}
     local, device = windows.parts(views, plan), model.load_device
     remaining, bar = TimeLeft(say, before / steps), comfy.utils.ProgressBar(count * steps)
     # Nodes that remember a branch have to know it again in the next step.
@@ -170,16 +181,20 @@ def step_together(
         given = None if level1 is None else level1[:, :, plan[number].views]
         return conditioning(local(number), given, place)
 
-    def begin(executor, guider, sigmas, extra_args, callback, noise, latent, *others):
+    def begin(executor, guider, sigmas, extra_args, callback, of_window, latent, *others):
         sampling = guider.inner_model.model_sampling
-        if before:
-            sampling.noise_scaling = lambda sigma, noise, *_: noise
+        scale = sampling.noise_scaling
+
+        def scaled_once(sigma, stand_in, *given):
+            """In place of a noise that the host would hold to the end. Some samplers scale other noise later."""
+            del sampling.noise_scaling
+            return current.made if before else scale(sigma, noise().to(empty.device), *given)
+
+        sampling.noise_scaling = scaled_once
         try:
-            empty = start.new_zeros(()).expand_as(start)
-            return executor(guider, sigmas.to(start.device), extra_args, callback, start, empty, *others)
+            return executor(guider, sigmas.to(empty.device), extra_args, callback, empty, empty, *others)
         finally:
-            if before:
-                del sampling.noise_scaling
+            sampling.__dict__.pop("noise_scaling", None)
 
     def evaluate(executor, x, timestep, model_options, seed):
         nonlocal fresh
@@ -211,47 +226,66 @@ def step_together(
     def callback(step, x0, x, total):
         nonlocal finished, evaluated
         finished, evaluated = before + step + 1, 0
-        if go_on and fresh:
+        if keeps and fresh:
             current.made, current.done = x, before + step
+            current.drawn = 0 if draws is None else draws.count
         show(step, x0, x, total)
 
     patched, wrappers = model.clone(), comfy.patcher_extension.WrappersMP
     patched.add_wrapper_with_key(wrappers.SAMPLER_SAMPLE, "gld_together", begin)
     patched.add_wrapper_with_key(wrappers.PREDICT_NOISE, "gld_together", evaluate)
-    positive, negative, empty = window_conditioning(0)
+    positive, negative, of_window = window_conditioning(0)
     made = comfy.sample.sample_custom(
         patched,
-        noise[:, :, plan[0].views],
+        of_window,
         cfg,
-        sampler,
+        chosen,
         sigmas[before:],
         positive,
         negative,
-        empty,
+        of_window,
         callback=callback,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
-    current.made, current.done = made.to(start), steps
+    current.made, current.done = made.to(empty.device), steps
     return current.made
 
 
-def only_own_wrappers(model) -> bool:
-    """Whether no other node's wrappers, which may remember something, are in a MODEL."""
-    return all(str(key).startswith("gld_") for kind in model.wrappers.values() for key in kind)
+def goes_on(sampler: str, model) -> bool:
+    """Whether windows that step together can go on from an interrupted step: with a sampler that remembers nothing but
+    x, and a MODEL without other nodes' wrappers, which may remember something.
+    """
+    own = all(str(key).startswith("gld_") for kind in model.wrappers.values() for key in kind)
+    return own and sampler in WITHOUT_NOISE + WITH_NOISE
+
+
+class Draws:
+    """The noise that the host's samplers add between steps, from after `count` of them on: for latents like x."""
+
+    def __init__(self, x: Tensor, seed: int, count: int):
+        self.draw, self.count = comfy.k_diffusion.sampling.default_noise_sampler(x, seed=seed), count
+        for _ in range(count):
+            self.draw(None, None)
+
+    def __call__(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        self.count += 1
+        return self.draw(sigma, sigma_next)
 
 
 @dataclass
 class Unfinished:
     """What a sampling has `made` so far, and with what: (1, C, V, h, w), the features of its first `done` windows, or
-    where windows step together, what the step after `done` others begins with.
+    where windows step together, what the step after `done` others begins with, when noise was `drawn` so many times.
+    None: nothing yet.
     """
 
-    made: Tensor
     model: Any
     level1: Tensor | None
     settings: tuple
+    made: Tensor | None = None
     done: int = 0
+    drawn: int = 0
 
     def continues(self, wanted: "Unfinished") -> bool:
         same = self.model is wanted.model and self.level1 is wanted.level1

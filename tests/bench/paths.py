@@ -301,7 +301,8 @@ def carry_noise(noise: torch.Tensor, cameras, sources: int) -> torch.Tensor:
 class Strategy:
     """kind: "chain" of windows with all sources; "nearest": those that overlap most with the new targets; "alone": a
     chain whose windows do not know of each other; "together": they step together, and blend where they overlap.
-    common: the share of the noise's variance that all targets have in common; carried: it moves with the scene.
+    common: the share of the noise's variance that all targets have in common; carried: it moves with the scene;
+    near: neighbours have half in common. long_paths: a choice of the nodes, which says what there is in common.
     """
 
     kind: str = "chain"
@@ -311,6 +312,8 @@ class Strategy:
     gap: int = 0
     common: float = 0.0
     carried: bool = False
+    near: bool = False
+    long_paths: str | None = None
     seed: int = 0
 
     def plan(self, scene: Scene) -> list[windows.Window]:
@@ -323,17 +326,20 @@ class Strategy:
         return [windows.Window(w.views, w.views) for w in plan] if self.kind == "alone" else plan
 
     def noise(self, scene: Scene, shape, level: int) -> torch.Tensor:
-        """Before `windows.sample` mixes in what targets have in common; a carried one comes mixed."""
         noise = Sampling(seed=self.seed).initial_noise(shape, level)
+        if self.long_paths is not None:
+            return windows.path_noise(noise, scene.sources, scene.kind == "closed", self.long_paths)
+        if self.near:
+            return windows.with_neighbours_noise(noise, scene.sources, scene.kind == "closed")
         if not self.carried:
-            return noise
+            return windows.with_common_noise(noise, scene.sources, self.common)
         own = Sampling(seed=1).initial_noise(shape, level)
         carried = carry_noise(noise, scene.cameras, scene.sources)
         return self.common**0.5 * carried + (1 - self.common) ** 0.5 * own
 
 
-DEFAULT = Strategy("together", windows.SIZE, windows.OVERLAP)
-SMOOTH = replace(DEFAULT, common=windows.COMMON_NOISE)
+DEFAULT = Strategy("together", windows.SIZE, windows.OVERLAP, long_paths="speed")
+SMOOTH = replace(DEFAULT, long_paths="smooth")
 STRATEGIES = {
     "windows of 8 in a row (0.1.0)": Strategy(),
     "windows of 8 in a row, overlap 1": Strategy(shared=1),
@@ -351,9 +357,11 @@ STRATEGIES = {
     "windows of 8 that know nothing of each other, another seed": Strategy("alone", shared=0, seed=1),
     "windows of 12 together (the default)": DEFAULT,
     "windows of 12 together, half of the noise in common (smooth)": SMOOTH,
-    "windows of 8 together (quality)": Strategy("together"),
+    "windows of 8 together (quality)": Strategy("together", long_paths="quality"),
     "windows of 12 together, another seed": replace(DEFAULT, seed=1),
     "windows of 12 together, overlap 4": replace(DEFAULT, shared=4),
+    "windows of 12 together, all noise of its own": replace(DEFAULT, long_paths=None),
+    "windows of 12 together, half in common with each neighbour": replace(DEFAULT, long_paths=None, near=True),
 }
 
 
@@ -364,8 +372,8 @@ def generate(gld, scene: Scene, strategy: Strategy, steps: int, levels: tuple[in
     for level in levels:
         noise = strategy.noise(scene, views.latent_shape, level)
         given = None if level == 1 else made[1]
-        common, together = 0.0 if strategy.carried else strategy.common, strategy.kind == "together"
-        made[level] = windows.sample(gld, level, views, given, plan, Sampling(steps, noise=noise), common, together)
+        together = strategy.kind == "together"
+        made[level] = windows.sample(gld, level, views, given, plan, Sampling(steps, noise=noise), together)
     rgb, _ = windows.decode_rgb(gld, views, made[1], made[0], plan)
     return rgb, windows.decode_geometry(gld, views, made[1], made[0], plan).depth, plan
 

@@ -321,6 +321,20 @@ def test_windows_of_a_long_path_step_together_unless_their_size_is_given(photogr
     ]
 
 
+@pytest.mark.parametrize("choice", windows.LONG_PATHS)
+def test_the_choice_for_long_paths_is_the_nodes_by_the_same_word(rooms, tmp_path, monkeypatch, choice):
+    """Three photographs and a circle of 11 views: with each choice its windows and its noise."""
+    sampled, sample = [], windows.sample
+    monkeypatch.setattr(windows, "sample", lambda *given, **how: sampled.append(given) or sample(*given, **how))
+    options = ["--sources", "0,1,3", "--motion", "orbit", "--number", "11", "--closed", "--no-cascade", "--size", "56"]
+    where = ["--models", str(NANO), "--out", str(tmp_path / "out"), "--device", "cpu", "--steps", "1"]
+    assert main(["views", str(rooms / "room_0"), *where, *options, "--long-paths", choice]) == 0
+    _, _, views, _, plan, sampling = sampled[0]
+    assert plan == windows.spread_windows(3, 14, 8 if choice == "quality" else 12, 2, True)
+    noise = comfyui_noise(views.latent_shape, 0)
+    assert torch.equal(sampling.noise, windows.path_noise(noise, 3, True, choice))
+
+
 def test_a_path_is_a_file_of_cameras(rooms, photograph, gld):
     along = gld_core.run(Job(str(photograph), path=str(rooms / "room_1"), **QUICK), gld=gld)
     assert len(along.names) == 5 and along.names[1:] == [f"path_{number:04}" for number in range(4)]

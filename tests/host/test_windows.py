@@ -39,11 +39,21 @@ def long_path(graph):
 
 
 @pytest.fixture(scope="module")
-def path_views(core, scene):
-    loaded = read_scene(scene, 84)
-    sources = loaded.cameras[[0, 2]]
-    cameras = motions.join(sources, motions.targets(sources, "orbit", 11, degrees=40.0))
-    return core.encode_views(loaded.photographs([0, 2]), cameras)
+def encoded(core, scene):
+    """encoded(photographs) -> their views and 11 targets on an orbit."""
+
+    def encode(photographs: list[int]):
+        loaded = read_scene(scene, 84)
+        sources = loaded.cameras[photographs]
+        cameras = motions.join(sources, motions.targets(sources, "orbit", 11, degrees=40.0))
+        return core.encode_views(loaded.photographs(photographs), cameras)
+
+    return encode
+
+
+@pytest.fixture(scope="module")
+def path_views(encoded):
+    return encoded([0, 2])
 
 
 def test_windows_are_the_cores(server, long_path, core, path_views, host_noise):
@@ -65,17 +75,20 @@ def test_windows_are_the_cores(server, long_path, core, path_views, host_noise):
 
 
 @pytest.mark.parametrize(
-    "choice, size, share, closed", [("speed", 12, 0, False), ("smooth", 12, 0.5, True), ("quality", 8, 0, True)]
+    "choice, size, photographs, closed",
+    [("speed", 12, [0, 2], False), ("smooth", 12, [0, 2], True), ("quality", 8, [0, 2, 4], True)],
 )
 def test_the_choices_of_long_paths_are_the_cores(
-    server, only, long_path, core, path_views, host_noise, choice, size, share, closed
+    server, only, long_path, core, encoded, host_noise, choice, size, photographs, closed
 ):
-    prompt = only(long_path(11, 2, long_paths=choice, closed=closed), "save level1", "save level0")
-    result = server.run(prompt)
-    plan = windows.spread_windows(2, 13, size, 2, closed)
-    sampling = Sampling(2, noise=host_noise(path_views, 7))
-    level1 = windows.sample(core, 1, path_views, None, plan, sampling, share, together=True)
-    level0 = windows.sample(core, 0, path_views, level1, plan, sampling, share, together=True)
+    prompt = long_path(11, 2, long_paths=choice, closed=closed)
+    prompt["scene"]["inputs"]["sources"], prompt["set"]["inputs"]["sources"] = str(photographs)[1:-1], len(photographs)
+    result = server.run(only(prompt, "save level1", "save level0"))
+    views, N = encoded(photographs), len(photographs)
+    plan = windows.spread_windows(N, N + 11, size, 2, closed)
+    sampling = Sampling(2, noise=windows.path_noise(host_noise(views, 7), N, closed, choice))
+    level1 = windows.sample(core, 1, views, None, plan, sampling, together=True)
+    level0 = windows.sample(core, 0, views, level1, plan, sampling, together=True)
     assert len(plan) > 1
     assert torch.equal(result.latent("save level1")[0].transpose(0, 1), level1)
     assert torch.equal(result.latent("save level0")[0].transpose(0, 1), level0)
@@ -177,6 +190,23 @@ def test_an_interrupted_path_goes_on_from_its_last_step_in_that_level(
     assert len(plan) == 3
     assert torch.equal(again.latent("save level1")[0].transpose(0, 1), level1)
     assert torch.equal(again.latent("save level0")[0].transpose(0, 1), level0)
+
+
+@pytest.mark.parametrize("sampler, goes_on", [("euler_ancestral", True), ("lcm", True), ("dpmpp_2m", False)])
+def test_an_interrupted_path_goes_on_with_the_noise_that_its_sampler_adds_or_begins_again(
+    server, only, long_path, sampler, goes_on
+):
+    settings = {"sampler_name": sampler, "scheduler": "simple", "long_paths": "quality", "seed": 31}
+    prompt = only(long_path(11, 6, **settings), "save level1")
+    server.interrupted(prompt, "level1", step=14)
+    again = server.run(prompt)
+    values = [m["data"]["value"] for m in again.messages if m["type"] == "progress" and m["data"]["node"] == "level1"]
+    # Three windows a step, and four steps were finished.
+    assert (min(values) > 9) == goes_on
+    found = again.latent("save level1")
+    # The same in one go: other settings in between take the result out of the host's cache.
+    assert server.run({**prompt, "level1": {**prompt["level1"], "inputs": prompt["level1"]["inputs"] | {"cfg": 2.0}}})
+    assert torch.equal(server.run(prompt).latent("save level1"), found)
 
 
 def test_cancel_ends_a_long_path_between_two_steps(server, only, long_path):
