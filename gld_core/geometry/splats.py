@@ -159,8 +159,8 @@ def make_splats(
         raise ValueError("No surface is left to put splats on; lower the confidence threshold.")
     if len(splats) > maximum:
         chosen = torch.randperm(len(splats), generator=torch.Generator().manual_seed(0))[:maximum].sort().values
-        grown = splats.scales * torch.tensor([1.0, 1, 0]) * (len(splats) / maximum) ** 0.5
-        splats = replace(splats, scales=torch.cat([grown[:, :2], splats.scales[:, 2:]], 1))[chosen]
+        grown = splats.scales[:, :2] * (len(splats) / maximum) ** 0.5
+        splats = replace(splats, scales=torch.cat([grown, splats.scales[:, 2:]], 1))[chosen]
     return splats
 
 

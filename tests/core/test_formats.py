@@ -551,6 +551,23 @@ def test_a_cut_binary_model_is_named(tmp_path):
         read_cameras(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "camera, fy",
+    [
+        ("SIMPLE_PINHOLE 98 70 80 49 35", 80),
+        ("PINHOLE 98 70 80 81 49 35", 81),
+        ("SIMPLE_RADIAL 98 70 80 49 35 0", 80),
+        ("RADIAL 98 70 80 49 35 0 0", 80),
+        ("OPENCV 98 70 80 81 49 35 0 0 0 0", 81),
+        ("FULL_OPENCV 98 70 80 81 49 35 0 0 0 0 0 0 0 0", 81),
+    ],
+)
+def test_every_camera_model_of_colmap_has_its_lens_where_colmap_has_it(tmp_path, camera, fy):
+    """The order of parameters is that of COLMAP's page about camera models."""
+    cameras, _ = colmap_with(tmp_path, f"1 {camera}")
+    assert cameras.K[0].tolist() == [[80, 0, 49], [0, fy, 35], [0, 0, 1]]
+
+
 def test_distortion_can_be_ignored(tmp_path):
     (tmp_path / "cameras.txt").write_text("1 SIMPLE_RADIAL 98 70 80 49 35 0.02\n", encoding="utf-8")
     (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a.jpg\n\n", encoding="utf-8")

@@ -185,6 +185,14 @@ def test_no_more_splats_than_allowed_and_they_cover_as_much(room, seen):
     assert covers[1] > covers[0] - 0.08
 
 
+def test_splats_of_one_view_grow_along_the_surface_alone_where_some_are_left_out(seen):
+    one = PosedDepth(seen.depth[:1], seen.cameras[:1], images=seen.images[:1])
+    many = make_splats(one)
+    few = make_splats(one, maximum=len(many) // 2)
+    grown = few.scales.median(0).values / many.scales.median(0).values
+    assert len(few) == len(many) // 2 and grown.tolist() == pytest.approx([2**0.5, 2**0.5, 1], rel=0.05)
+
+
 def test_the_ply_is_3dgs_own_with_values_as_it_stores_them(seen):
     splats = make_splats(seen)
     data = splat_ply_bytes(splats)
