@@ -420,6 +420,7 @@ def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--models", type=Path, default=ROOT / "gld_core" / "nano")
     parse.add_argument("--rooms", type=int, default=1)
+    parse.add_argument("--numbers", help="these rooms, by number from 0, in place of the first --rooms")
     parse.add_argument("--sources", default="1,2,3,4")
     parse.add_argument("--steps", type=int, default=4)
     parse.add_argument("--paths", default=",".join(PATHS))
@@ -433,13 +434,12 @@ def main() -> None:
         return print_memory(args.models)
     gld = gld_core.load(args.models, keep=True, dtype=getattr(torch, args.dtype))
     levels = (1,) if args.no_cascade else (1, 0)
+    rooms = [int(room) for room in args.numbers.split(",")] if args.numbers else range(args.rooms)
     names = list(STRATEGIES)
     if args.only:
         names = [names[int(number)] for number in args.only.split(",")]
     for sources in [int(n) for n in args.sources.split(",")]:
-        scenes = [
-            Scene(kind, FIRST_SEED + room, sources) for room in range(args.rooms) for kind in args.paths.split(",")
-        ]
+        scenes = [Scene(kind, FIRST_SEED + room, sources) for room in rooms for kind in args.paths.split(",")]
         alone = []
         for scene in scenes:
             rgb, _, _ = generate(gld, scene, Strategy("alone", shared=0), args.steps, levels)
