@@ -154,6 +154,9 @@ def run_small(page, **values):
 def test_a_photograph_becomes_a_video_and_a_mesh_by_button(any_page, mode):
     """With few views and steps; what the node's viewer shows lies inside the node, below its settings."""
     load(any_page, "GLD photograph to video")
+    any_page.evaluate(
+        "window.ended = false; app.api.addEventListener('execution_success', () => setTimeout(() => { ended = true }, 500))"
+    )
     with any_page.expect_response(lambda response: "filename=gld_" in response.url) as shown:
         run_small(any_page, steps=2, number=3, seed=len(mode))
     assert shown.value.ok
@@ -178,6 +181,9 @@ def test_a_photograph_becomes_a_video_and_a_mesh_by_button(any_page, mode):
                     }}).length]
         }}"""
         eventually(any_page, place, [True, 0])
+    any_page.wait_for_function("ended")
+    moved = "app.graph.nodes.find(n => n.type === 'GLDMoveCamera').widgets.map(w => w.element?.textContent || w.value)"
+    assert any("1 source, 3 targets" in str(text) for text in any_page.evaluate(moved)), "the newest page takes it away"
     eventually(any_page, OVERLAPS, [], mode == "vue")
     for again in (elsewhere_and_back, undo):
         any_page.evaluate(f"window.before = {viewer}")
