@@ -155,7 +155,8 @@ def test_a_photograph_becomes_a_video_and_a_mesh_by_button(any_page, mode):
     """With few views and steps; what the node's viewer shows lies inside the node, below its settings."""
     load(any_page, "GLD photograph to video")
     any_page.evaluate(
-        "window.ended = false; app.api.addEventListener('execution_success', () => setTimeout(() => { ended = true }, 500))"
+        "window.ended = false;"
+        "app.api.addEventListener('execution_success', () => setTimeout(() => { ended = true }, 500))"
     )
     with any_page.expect_response(lambda response: "filename=gld_" in response.url) as shown:
         run_small(any_page, steps=2, number=3, seed=len(mode))
