@@ -18,7 +18,7 @@ function keep() {
     const element = document.createElement("div")
     element.style = "white-space: pre-wrap; overflow: auto; padding: 4px; font-size: 11px; user-select: text; min-height: 50px"
     element.textContent = text
-    const widget = node.addDOMWidget("said", "gld_said", element, { serialize: false, hideOnZoom: false, getMinHeight: () => 58 })
+    const widget = node.addDOMWidget("said", "gld_said", element, { serialize: false, hideOnZoom: false, getMinHeight: () => 58, getMaxHeight: () => 90 })
     widget.serialize = false
     node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])])
   }
