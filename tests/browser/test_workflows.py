@@ -54,6 +54,10 @@ def set_vue(page, on: bool) -> None:
     settle(page)
 
 
+def set_previews(page, method: str) -> None:
+    page.evaluate("method => app.extensionManager.setting.set('Comfy.Execution.PreviewMethod', method)", method)
+
+
 def load_graph(page, path: Path) -> dict:
     """Load a graph; the API form that the page makes of it."""
     page.evaluate("app.graph.clear()")
@@ -152,7 +156,10 @@ def run_small(page, **values):
 
 
 def test_a_photograph_becomes_a_video_and_a_mesh_by_button(any_page, mode):
-    """With few views and steps; what the node's viewer shows lies inside the node, below its settings."""
+    """With few views and steps, and pictures while sampling; the viewer of the mesh lies inside its node, below the
+    settings.
+    """
+    set_previews(any_page, "auto")
     load(any_page, "GLD photograph to video")
     any_page.evaluate(
         "window.ended = false;"
@@ -183,6 +190,7 @@ def test_a_photograph_becomes_a_video_and_a_mesh_by_button(any_page, mode):
         }}"""
         eventually(any_page, place, [True, 0])
     any_page.wait_for_function("ended")
+    set_previews(any_page, "default")
     moved = "app.graph.nodes.find(n => n.type === 'GLDMoveCamera').widgets.map(w => w.element?.textContent || w.value)"
     assert any("1 source, 3 targets" in str(text) for text in any_page.evaluate(moved)), "the newest page takes it away"
     eventually(any_page, OVERLAPS, [], mode == "vue")
