@@ -288,6 +288,7 @@ def test_the_command_line_and_the_library_give_the_same_files(rooms, gld, tmp_pa
     for name in names:
         if name != RESULT:
             assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    assert read_result(tmp_path / "a") | {"seconds": 0} == read_result(tmp_path / "b") | {"seconds": 0}
     assert len(trimesh.load(tmp_path / "a" / "scene.glb").geometry) == 1
     assert len(read_colmap_points(tmp_path / "a" / "colmap" / "sparse" / "0")[0]) > 100
 
