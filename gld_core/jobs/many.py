@@ -345,7 +345,8 @@ def run_one(
     given = scene.read(job)
     if made is None:
         H, W = given.photographs.shape[-2:]
-        say(f"{len(given.photographs)} source views of {W} x {H}; loading {models.folder}")
+        count = len(given.photographs)
+        say(f"{count} source view{'s' * (count > 1)} of {W} x {H}; loading {models.folder}")
     weights = weights or models.hash()
     with result_folder(out) as partial:
         made = made or scene.make(job, given, models.load(), progress)
