@@ -15,7 +15,7 @@ HEADS = 16
 
 @dataclass(frozen=True)
 class RGBDecoderConfig:
-    """Dimensions of a decoder, read off its tensors."""
+    """Dimensions of a decoder, read off its tensors. joins: it ends in `join_patches`, which no released one does."""
 
     channels: int
     width: int
@@ -23,6 +23,7 @@ class RGBDecoderConfig:
     hidden: int
     grid: int
     patch: int
+    joins: bool = False
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "RGBDecoderConfig":
@@ -34,6 +35,7 @@ class RGBDecoderConfig:
             hidden=tensors["decoder_layers.0.intermediate.dense.weight"].shape[0],
             grid=round((tensors["decoder_pos_embed"].shape[1] - 1) ** 0.5),
             patch=round((tensors["decoder_pred.weight"].shape[0] / 3) ** 0.5),
+            joins="join_limit" in tensors,
         )
 
 
@@ -73,8 +75,28 @@ class DecoderLayer(nn.Module):
         return x + self.output["dense"](F.gelu(self.intermediate["dense"](self.layernorm_after(x))))
 
 
+def join_patches(images: Tensor, limit: Tensor, patch: int, reach: int = 5) -> Tensor:
+    """Pictures (V, 3, H, W) without seams between their patches.
+
+    What the step across a border has beyond the mean of the steps beside it is taken from both patches, less and less
+    over `reach` pixels. What is more than `limit` may be the edge of a thing: the larger it is, the less is taken.
+    """
+    ramp = 0.5 * (1 - (torch.arange(reach, device=images.device) + 0.5) / reach)
+    for dim in (-1, -2):
+        x = images.movedim(dim, -1).unflatten(-1, (-1, patch))
+        one, other = x[..., :-1, :], x[..., 1:, :]
+        beside = 0.5 * (one[..., -1] - one[..., -2] + other[..., 1] - other[..., 0])
+        excess = other[..., 0] - one[..., -1] - beside
+        part = (excess / (excess / limit).square().clamp(min=1))[..., None] * ramp
+        x = x + F.pad(part.flip(-1), (patch - reach, 0, 0, 1)) - F.pad(part, (0, patch - reach, 1, 0))
+        images = x.flatten(-2).movedim(-1, dim)
+    return images
+
+
 class RGBDecoder(nn.Module):
     """Images from the concatenated features of the four levels."""
+
+    join_limit: Tensor
 
     def __init__(self, config: RGBDecoderConfig, *, operations=nn, dtype=None, device=None, attention=attention):
         super().__init__()
@@ -90,6 +112,8 @@ class RGBDecoder(nn.Module):
         )
         self.decoder_norm = operations.LayerNorm(width, eps=1e-12, **factory)
         self.decoder_pred = operations.Linear(width, 3 * config.patch**2, **factory)
+        if config.joins:
+            self.register_buffer("join_limit", torch.empty(1, **factory))
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], **factory) -> "RGBDecoder":
@@ -113,4 +137,5 @@ class RGBDecoder(nn.Module):
         x = self.decoder_pred(self.decoder_norm(x))[:, 1:].float()
         patch = self.config.patch
         x = x.unflatten(2, (patch, patch, 3)).unflatten(1, (h, w)).permute(0, 5, 1, 3, 2, 4)
-        return denormalize_images(x.reshape(len(x), 3, h * patch, w * patch))
+        images = denormalize_images(x.reshape(len(x), 3, h * patch, w * patch))
+        return join_patches(images, self.join_limit.to(images), patch) if self.config.joins else images

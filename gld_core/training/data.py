@@ -169,12 +169,15 @@ class Generated:
         return room.images[chosen].float() / 255, room.depth[chosen], room.cameras[chosen]
 
     def latents(self, indices: Sequence[int]) -> Latents | None:
-        """The latents that were made, and the token of each scene's first view."""
+        """The latents that were made, the token of each scene's first view, and how many views were photographs."""
         if self.scenes[indices[0]] not in self.content:
             return None
         content = [self.content[self.scenes[index]] for index in indices]
         levels = [torch.stack([file[f"level{level}"].float() for file in content]) for level in (0, 1)]
-        return Latents(levels, token=torch.stack([file["token"] for file in content]))
+        token = torch.stack([file["token"] for file in content])
+        # Files of older versions do not say it.
+        known = all("sources" in file for file in content)
+        return Latents(levels, token=token, given=torch.stack([file["sources"] for file in content]) if known else None)
 
 
 def write_latents(gld: GLD, rooms: Rooms, folder: Path, steps: int, seed: int, say: Callable[[str], None]) -> None:
@@ -194,7 +197,7 @@ def write_latents(gld: GLD, rooms: Rooms, folder: Path, steps: int, seed: int, s
         level1 = gld.sample_level1(views, steps=steps, seed=number)
         level0 = gld.cascade_level0(views, level1, steps=steps, seed=number)
         tensors = {"level0": level0.half(), "level1": level1.half(), "token": views.token}
-        tensors["frames"] = torch.tensor(frames)
+        tensors |= {"frames": torch.tensor(frames), "sources": torch.tensor(sources)}
         with atomic(path) as temporary:
             save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary)
         say(f"latents of room {done} of {len(rooms.rooms)}")

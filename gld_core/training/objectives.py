@@ -1,6 +1,7 @@
 """Losses: the networks that a stage trains, and how wrong they are for a batch."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,17 +27,20 @@ class Latents:
     """Latents of B scenes: `levels` are level 0 and level 1 of all V views, (B, V, C, ...) each.
 
     sources: the same of the N source views encoded on their own, (B, N, C, ...). token: (B, C) token 0 of every scene's
-    first view, where the latents have no special tokens. Each is None where it is not known.
+    first view, where the latents have no special tokens. given: (B,) number of the first views that were photographs
+    where the others were generated. Each is None where it is not known.
     """
 
     levels: list[Tensor]
     sources: list[Tensor] | None = None
     token: Tensor | None = None
+    given: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Latents":
         sources = None if self.sources is None else [value.to(device) for value in self.sources]
         token = None if self.token is None else self.token.to(device)
-        return Latents([value.to(device) for value in self.levels], sources, token)
+        given = None if self.given is None else self.given.to(device)
+        return Latents([value.to(device) for value in self.levels], sources, token, given)
 
 
 @dataclass(frozen=True)
@@ -436,13 +440,17 @@ class FinishObjective(BackboneObjective):
             raw.append(self.statistics[f"normalization{level}"].denormalize(tokens.to(batch.images)))
         return raw
 
+    def target(self, batch: Batch, ready: list[Tensor]) -> Tensor:
+        """Pictures (B * V, 3, H, W) that shall be made of decoder-ready features."""
+        return batch.images.flatten(0, 1)
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         V, _, H, W = batch.images.shape[1:]
         kind = "made" if batch.latents is not None else ("true", "noisy")[batch.seed % 2]
         with torch.no_grad():
             ready, _ = self.features(batch, kind, batch.generators())
         difference = self.networks["rgb_decoder"](torch.cat(ready, dim=-1), H // 14, W // 14)
-        difference = difference - batch.images.flatten(0, 1)
+        difference = difference - self.target(batch, ready)
         losses = picture_losses(difference)
         figures = {f"psnr_{kind}": -10 * difference.detach().square().mean().log10()}
         if self.with_geometry:
@@ -460,3 +468,30 @@ class FinishObjective(BackboneObjective):
             }
             figures[f"depth_error_{kind}"] = error.detach().mean()
         return torch.stack(list(losses.values())).sum(), {n: v.detach() for n, v in losses.items()} | figures
+
+
+class JoinObjective(FinishObjective):
+    """RGB decoder of the small model, which joins patches.
+
+    New views shall be what they are at the start; photographs, also as generated, shall be as they are. New views are
+    not held to the truth: of what is uncertain the decoder would learn the mean, which is grey.
+    """
+
+    def __init__(
+        self, networks: dict[str, nn.Module], statistics: Mapping[str, Statistics], noise: float, level_drop: float
+    ):
+        super().__init__(networks, statistics, noise, level_drop, geometry=False)
+        self.start = deepcopy(networks["rgb_decoder"]).requires_grad_(False)
+
+    def target(self, batch: Batch, ready: list[Tensor]) -> Tensor:
+        if batch.latents is None:
+            return super().target(batch, ready)
+        if batch.latents.given is None:
+            raise ValueError(
+                "The latents do not say which views were photographs; make them anew with the stage latents."
+            )
+        V, _, H, W = batch.images.shape[1:]
+        with torch.no_grad():
+            made = self.start(torch.cat(ready, dim=-1), H // 14, W // 14).unflatten(0, (-1, V))
+        new = torch.arange(V, device=made.device) >= batch.latents.given[:, None]
+        return torch.where(new[..., None, None, None], made, batch.images).flatten(0, 1)

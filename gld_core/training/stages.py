@@ -7,7 +7,7 @@ training that was stopped goes on to the same bit, and several processes draw wh
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from ..pipeline import load, load_autoencoder
 from .data import Data, Generated, Rooms, write_features, write_latents
 from .grow import grow
 from .loop import Settings, fit, initialise, make_batch
-from .objectives import BackboneObjective, DecoderObjective, FinishObjective, FlowObjective, Objective
+from .objectives import BackboneObjective, DecoderObjective, FinishObjective, FlowObjective, JoinObjective, Objective
 
 
 @torch.no_grad()
@@ -79,6 +79,8 @@ DIFFUSION_SIZES = {
 }
 # Sizes of the small model's backbone and decoders; it is trained from nothing at this width and widened later.
 SMALL_WIDTH = 128
+# Steps across the borders of its patches that are larger by more may be edges of things. In values from 0 to 1.
+JOIN_LIMIT = 0.08
 
 
 def small_networks(seed: int) -> dict[str, Any]:
@@ -418,6 +420,26 @@ class FinishStage(Training):
         write_backbone(self.task.out, {**self.objective.state_dict(), **ema})
 
 
+class JoinStage(FinishStage):
+    """RGB decoder of the small model, ending in `join_patches`. Needs what the stage latents makes."""
+
+    name = "join"
+
+    def build(self) -> Objective:
+        released_file(self.task.out, "da3", "rgb")
+        networks = self.task.networks("backbone", "camera_decoder", "gld_head", "rgb_decoder")
+        before = networks["rgb_decoder"]
+        networks["rgb_decoder"] = RGBDecoder(replace(before.config, joins=True), device=self.task.device)
+        networks["rgb_decoder"].load_state_dict({"join_limit": torch.tensor([JOIN_LIMIT]), **before.state_dict()})
+        statistics = load_autoencoder(self.task.frozen, "da3").statistics
+        settings = self.task.settings
+        return JoinObjective(networks, statistics, settings.feature_noise, settings.level_drop)
+
+    def save(self, ema: Mapping[str, Tensor]) -> None:
+        limit = self.objective.get_buffer("networks.rgb_decoder.join_limit")
+        write_decoders(self.task.out, "da3", {**ema, "networks.rgb_decoder.join_limit": limit})
+
+
 STAGES: dict[str, type[Stage]] = {
     stage.name: stage
     for stage in (
@@ -430,6 +452,7 @@ STAGES: dict[str, type[Stage]] = {
         FeaturesStage,
         LatentsStage,
         FinishStage,
+        JoinStage,
     )
 }
 

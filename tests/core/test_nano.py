@@ -73,6 +73,15 @@ def test_photographs_come_back_nearly_as_they_are(results, cases):
     assert found > SOURCES_DB
 
 
+def test_new_views_do_not_show_their_patches(results):
+    """The mean step across borders is that within, to a tenth."""
+    targets = torch.cat([rgb[N:] for rgb, _ in results])
+    for dim in (-1, -2):
+        steps = targets.diff(dim=dim).abs().mean(dim=(0, 1, -3 - dim))
+        border = torch.arange(1, len(steps) + 1) % 14 == 0
+        assert 0.9 < steps[border].mean() / steps[~border].mean() < 1.1
+
+
 @pytest.mark.parametrize("scene", ["dl3dv_outdoor", "re10k_indoor"])
 def test_real_photographs_are_decoded_nearly_as_they_are(gld, shared, scene):
     files = sorted((shared / "scenes" / scene).glob("*.png"))[:6]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import gld_core
 from gld_core import checkpoints
 from gld_core.conditioning import camera_map, conditions
+from gld_core.networks.rgb_decoder import join_patches
 from gld_core.synthetic.render import render_scene
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
@@ -192,6 +193,21 @@ def test_without_level_0_zeros_take_its_place(gld):
     assert not levels[0].any()
     assert not torch.equal(gld.decode_rgb(views, level1, None), gld.decode_rgb(views, level1, level0))
     assert torch.isfinite(gld.decode_geometry(views, level1, None).depth).all()
+
+
+def test_patches_are_joined_and_edges_stay():
+    limit = torch.tensor([0.05])
+    tiles = 0.5 + 0.02 * torch.rand(1, 3, 3, 4, generator=torch.Generator().manual_seed(0))
+    tiles = tiles.repeat_interleave(14, dim=2).repeat_interleave(14, dim=3)
+    joined = join_patches(tiles, limit, 14)
+    for dim in (2, 3):
+        assert joined.diff(dim=dim).abs().max() < 0.35 * tiles.diff(dim=dim).abs().max()
+    slope = torch.linspace(0, 1, 56).expand(1, 3, 42, 56)
+    torch.testing.assert_close(join_patches(slope, limit, 14), slope)
+    edge = (torch.arange(56) >= 28).float().expand(1, 3, 42, 56)
+    assert join_patches(edge, limit, 14)[..., 27:29].diff(dim=3).min() > 0.99
+    alone = torch.rand(1, 3, 14, 14)
+    assert torch.equal(join_patches(alone, limit, 14), alone)
 
 
 def test_cameras_of_one_photograph_are_estimated(gld):

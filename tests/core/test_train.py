@@ -22,9 +22,9 @@ from gld_core.networks.dit import MultiViewDiT, PRoPE, merge_pair_embedders
 from gld_core.pipeline import load_autoencoder
 from gld_core.synthetic.rooms import write_room
 from gld_core.training import loop, stages
-from gld_core.training.data import Features, Photographs, Rooms
+from gld_core.training.data import Features, Generated, Photographs, Rooms
 from gld_core.training.grow import Widening, widen_diffusion
-from gld_core.training.objectives import DecoderObjective, FlowObjective, latents
+from gld_core.training.objectives import DecoderObjective, FlowObjective, JoinObjective, latents
 
 pytestmark = pytest.mark.slow
 
@@ -428,6 +428,20 @@ def test_a_small_model_is_finished_on_the_features_it_makes(tmp_path):
     assert not geometry.ray[..., 3:].any()
     assert geometry.align_to(room.cameras)[1] == 1
     assert not gld.estimate_cameras(room.images.float() / 255).c2w[:, :3, 3].any()
+
+    run("join", tmp_path, small, data, models=tmp_path)
+    joined = written(tmp_path)
+    assert {name.split(".")[0] for name in after if not torch.equal(joined[name], after[name])} == {"rgb_decoder"}
+    assert float(joined["rgb_decoder.join_limit"]) == pytest.approx(0.08)
+    loaders = checkpoints.autoencoder_networks(tmp_path, "da3", dtype=torch.float32)
+    networks = {name: loaders[name](device="cpu") for name in ("backbone", "camera_decoder", "gld_head", "rgb_decoder")}
+    objective = JoinObjective(networks, gld.autoencoder.statistics, 0.0, 0.0)
+    batch = loop.make_batch(Generated(data, tmp_path / stages.LATENTS), small, 0)
+    (given,) = batch.latents.given
+    ready, _ = objective.features(batch, "made", batch.generators())
+    target, made = objective.target(batch, ready), networks["rgb_decoder"](torch.cat(ready, dim=-1), 5, 9)
+    torch.testing.assert_close(target[:given], batch.images[0, :given])
+    torch.testing.assert_close(target[given:], made[given:])
 
 
 def written(folder):
