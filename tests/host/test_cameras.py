@@ -383,6 +383,8 @@ def test_what_is_saved_is_loaded_again(server, saved, cube, written):
         paths.append(Path(server.run(prompt).history["outputs"]["path"]["text"][0]))
         assert same(read_cameras(paths[view])[0], cube)
     assert paths[0] != paths[1]
+    kinds = {"transforms.json": "", "COLMAP binary": ".bin", "COLMAP text": ".txt"}
+    assert {file.suffix for file in paths[0].glob("*")} <= {kinds[written]}
     paths[0].rename(server.base / "input" / paths[0].name)
     again = {"load": from_file(paths[0].name), "save": save(["load", 0])}
     assert same(saved(again, "save")[0], cube)
