@@ -69,8 +69,8 @@ class GLDEncodeViews(io.ComfyNode):
                 f"The input 'images' has {width}x{height} pixels, but width and height must be multiples of {PATCH}; "
                 "connect the resized images of Estimate GLD Cameras, Load GLD Scene or Load GLD Cameras."
             )
-        remark = backbone.family.size_remark(height, width)
-        if remark:
+        remarks = filter(None, (backbone.family.size_remark(height, width), backbone.family.lens_remark(cameras)))
+        if remark := "\n".join(remarks):
             host.say(remark, cls.hidden.unique_id)
         autoencoder = backbone.on_device({"backbone": len(images) * backbone.grid(*images.shape[-2:])})
         return io.NodeOutput(photographed(autoencoder.encode_views(images, cameras), images))

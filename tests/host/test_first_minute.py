@@ -143,6 +143,12 @@ def test_a_size_far_from_the_models_own_is_remarked_on(server, photograph):
     assert "nano was trained at 126 pixels, but these images have 252" in said(result, "views")
 
 
+def test_lenses_too_long_for_the_small_model_are_remarked_on(server, photograph):
+    result = server.run(photograph_to_video(estimate={"long_side": 84, "fov": 20.0}, move={"number": 1}))
+    shown = said(result, "views")
+    assert "nano does not know lenses as long as these" in shown and "below 27 expect no picture" in shown
+
+
 def test_steps_views_and_samplers_that_the_model_is_not_made_for_are_remarked_on(server, photograph):
     small = {"long_side": 84}
     changed = {"steps": 13, "window": 9, "overlap": 2, "sampler_name": "dpmpp_2m"}
