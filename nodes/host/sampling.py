@@ -36,18 +36,20 @@ def whole(step: int, total: int) -> tuple[int, int]:
     return step + 1, total
 
 
-def conditioning(views: Views, level1: Tensor | None, place: Place = whole) -> tuple[list, list, Tensor]:
-    """Positive and negative CONDITIONING and the empty latent (1, C, V, h, w) to sample from. place: for the progress
-    that a preview comes with.
-    """
+def empty_latent(views: Views) -> Tensor:
+    """(1, C, V, h, w), to sample from."""
     V, C, *grid = views.latent_shape
-    empty = torch.zeros(1, C, V, *grid, device=comfy.model_management.intermediate_device())
+    return torch.zeros(1, C, V, *grid, device=comfy.model_management.intermediate_device())
+
+
+def conditioning(views: Views, level1: Tensor | None, place: Place = whole) -> tuple[list, list, Tensor]:
+    """Positive and negative CONDITIONING and the `empty_latent`. place: for the progress that a preview comes with."""
     both = []
     for conditional in (True, False):
         extra = {"gld_views": views, "gld_level1": level1, "gld_conditional": conditional, "gld_place": place}
         # Conditioning nodes of other packs expect a tensor in the first place.
         both.append([[torch.zeros(1, 1, 1), extra]])
-    return both[0], both[1], empty
+    return both[0], both[1], empty_latent(views)
 
 
 def released_sigmas(model, C: int, V: int, steps: int, shift: float) -> Tensor:
@@ -88,7 +90,7 @@ def sample(
         sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler, scheduler).sigmas
 
     def noise() -> Tensor:
-        drawn = comfy.sample.prepare_noise(conditioning(views, level1)[2], seed)
+        drawn = comfy.sample.prepare_noise(empty_latent(views), seed)
         if long_paths is None or len(plan) == 1:
             return drawn
         return windows.path_noise(drawn.movedim(2, 0), len(views.level1), closed, long_paths).movedim(0, 2)
@@ -115,7 +117,7 @@ def sample_in_a_row(
     """One window after the other. What earlier windows have made is held by the host's own mask for inpainting, which
     is `flow.hold_known_views`. `current` goes on after its last finished window.
     """
-    out = current.made = conditioning(views, level1)[2] if current.made is None else current.made
+    out = current.made = empty_latent(views) if current.made is None else current.made
     remaining = TimeLeft(say, current.done / len(plan))
     for number, window in list(enumerate(plan))[current.done :]:
         given = None if level1 is None else level1[:, :, window.views]
