@@ -59,6 +59,11 @@ def scene_diagonal(xyz: Tensor) -> float:
     return float(np.linalg.norm(high - low)) or 1.0
 
 
+def thinned(xyz: Tensor) -> Tensor:
+    """Of points (P, 3) at most a hundred thousand, which are enough for the size of the scene."""
+    return xyz[:: len(xyz) // 100_000 + 1]
+
+
 def camera_frusta(cameras: Cameras, size: float, sources: int = 0) -> Lines:
     """A wire pyramid per camera, `size` deep; the first `sources` cameras in another colour. The
     released demonstration takes 0.03 of `scene_diagonal`: docs/model.md#cameras-and-points-from-geometry
@@ -174,7 +179,7 @@ class Builder:
             low = shown.amin(0)
             step = max(float((shown.amax(0) - low).max()) / USHORT_MAX, 1e-30)
             # One pixel of the sky, far behind everything else, would make the steps of all that is near coarse.
-            compact = step <= COARSEST * scene_diagonal(shown[:: len(shown) // 100_000 + 1])
+            compact = step <= COARSEST * scene_diagonal(thinned(shown))
         if compact and index is not None:
             pieces = list(small_pieces(pieces[0]))
         mode = POINTS if index is None else (TRIANGLES if isinstance(part, Mesh) else LINES)
@@ -253,18 +258,18 @@ def glb_bytes(
     up, looking down -Z: `gltf_transform`). Materials are unlit; colours are sRGB in, linear in the file. `cameras` are
     cameras of the scene that programs can look through, the first `sources` of them named so. compact: positions in
     steps of 1/65535 of each part's size (KHR_mesh_quantization), places in textures and indices in 16 bits, but not for
-    parts that a few points far away make so large that the steps would show. page:
-    textures as data URIs; from the buffer a web page takes them by an address of its own (blob:), which ComfyUI's
-    policy forbids where API nodes are switched off.
+    parts that a few points far away make so large that the steps would show. page: textures as data URIs; from the
+    buffer a web page takes them by an address of its own (blob:), which ComfyUI's policy forbids where API nodes are
+    switched off.
 
     Raises ValueError where there is nothing finite to show.
     """
     builder, points = Builder(compact, page), []
     for part in parts:
         builder.add(part, matrix)
-        # A hundred thousand of them are enough for the size of the scene.
-        some = part.xyz[:: len(part.xyz) // 100_000 + 1]
-        points.append(some[torch.isfinite(some).all(1)])
+        if cameras is not None:
+            some = thinned(part.xyz)
+            points.append(some[torch.isfinite(some).all(1)])
     if not builder.buffer:
         raise ValueError(
             "The scene has no point left; lower the confidence threshold, the views that must agree or the voxel."
