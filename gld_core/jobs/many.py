@@ -19,6 +19,7 @@ import torch
 
 from ..checkpoints import weights_hash
 from ..evaluation.report import COLUMNS, finite
+from ..export.camera_plan import counted
 from ..flow import Callback
 from ..io.files import atomic
 from ..pipeline import GLD, load, own_settings
@@ -345,8 +346,7 @@ def run_one(
     given = scene.read(job)
     if made is None:
         H, W = given.photographs.shape[-2:]
-        count = len(given.photographs)
-        say(f"{count} source view{'s' * (count > 1)} of {W} x {H}; loading {models.folder}")
+        say(f"{counted(len(given.photographs), 'source view')} of {W} x {H}; loading {models.folder}")
     weights = weights or models.hash()
     with result_folder(out) as partial:
         made = made or scene.make(job, given, models.load(), progress)
