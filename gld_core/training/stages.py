@@ -408,13 +408,16 @@ class FinishStage(Training):
         rooms, folder = self.task.rooms(), self.task.frozen / LATENTS
         return Generated(rooms, folder) if any(folder.glob("room_*.safetensors")) else rooms
 
-    def build(self) -> Objective:
-        for part in ("head", "rgb"):
+    def given(self, *parts: str) -> tuple[dict[str, Any], Mapping[str, Statistics], float, float]:
+        """What the objective is made of. parts: those that are going to be written."""
+        for part in parts:
             released_file(self.task.out, "da3", part)
         networks = self.task.networks("backbone", "camera_decoder", "gld_head", "rgb_decoder")
         statistics = load_autoencoder(self.task.frozen, "da3").statistics
-        settings = self.task.settings
-        return FinishObjective(networks, statistics, settings.feature_noise, settings.level_drop, self.task.geometry)
+        return networks, statistics, self.task.settings.feature_noise, self.task.settings.level_drop
+
+    def build(self) -> Objective:
+        return FinishObjective(*self.given("head", "rgb"), self.task.geometry)
 
     def save(self, ema: Mapping[str, Tensor]) -> None:
         write_backbone(self.task.out, {**self.objective.state_dict(), **ema})
@@ -426,14 +429,11 @@ class JoinStage(FinishStage):
     name = "join"
 
     def build(self) -> Objective:
-        released_file(self.task.out, "da3", "rgb")
-        networks = self.task.networks("backbone", "camera_decoder", "gld_head", "rgb_decoder")
+        networks, statistics, noise, level_drop = self.given("rgb")
         before = networks["rgb_decoder"]
         networks["rgb_decoder"] = RGBDecoder(replace(before.config, joins=True), device=self.task.device)
         networks["rgb_decoder"].load_state_dict({"join_limit": torch.tensor([JOIN_LIMIT]), **before.state_dict()})
-        statistics = load_autoencoder(self.task.frozen, "da3").statistics
-        settings = self.task.settings
-        return JoinObjective(networks, statistics, settings.feature_noise, settings.level_drop)
+        return JoinObjective(networks, statistics, noise, level_drop)
 
     def save(self, ema: Mapping[str, Tensor]) -> None:
         limit = self.objective.get_buffer("networks.rgb_decoder.join_limit")
