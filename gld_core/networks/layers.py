@@ -138,16 +138,22 @@ IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 
 
+def mean_and_deviation(images: Tensor) -> tuple[Tensor, Tensor]:
+    """IMAGE_MEAN and IMAGE_STD (3, 1, 1), written on the images' device: a copy from the host would wait for it."""
+    mean, std = (torch.stack([images.new_full((1, 1), x) for x in values]) for values in (IMAGE_MEAN, IMAGE_STD))
+    return mean, std
+
+
 def normalize_images(images: Tensor) -> Tensor:
     """(V, 3, H, W) in [0, 1] to zero mean and unit variance over ImageNet."""
-    mean, std = images.new_tensor(IMAGE_MEAN), images.new_tensor(IMAGE_STD)
-    return (images - mean[:, None, None]) / std[:, None, None]
+    mean, std = mean_and_deviation(images)
+    return (images - mean) / std
 
 
 def denormalize_images(images: Tensor) -> Tensor:
     """Inverse of `normalize_images`."""
-    mean, std = images.new_tensor(IMAGE_MEAN), images.new_tensor(IMAGE_STD)
-    return images * std[:, None, None] + mean[:, None, None]
+    mean, std = mean_and_deviation(images)
+    return images * std + mean
 
 
 def grid_positions(rows: int, columns: int, device) -> Tensor:
