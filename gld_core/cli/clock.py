@@ -3,14 +3,19 @@
 import argparse
 from pathlib import Path
 
-from ..synthetic.rooms import render_until
+from ..synthetic import batch, rooms
 from ..training import clock
 from .options import DTYPES, choose_device, say
 
 
 def run(args: argparse.Namespace) -> None:
+    device = choose_device(args.device)
     if args.part == "rooms":
-        render_until(args.data, args.processes, args.seconds)
+        workers = rooms.start_rendering(args.data, args.processes, args.seconds)
+        if device.type == "cuda":
+            batch.render_until(args.data, args.seconds, device)
+        for worker in workers:
+            worker.join()
         return
     if args.models is None or args.out is None:
         raise ValueError("Give the folder of the model to start from as --models, and one for the results as --out.")
@@ -23,10 +28,9 @@ def run(args: argparse.Namespace) -> None:
         args.pictures,
         args.lr,
         args.seed,
-        choose_device(args.device),
+        device,
         args.pixels,
         args.least,
-        args.beside,
         args.deeper,
         DTYPES[args.precision],
         say,
@@ -43,26 +47,20 @@ def add(commands) -> None:
     command.add_argument(
         "part",
         choices=("rooms", "level1", "cascade", "decoders"),
-        help="what is trained; rooms: render them, meanwhile",
+        help="what is trained; rooms: render them, meanwhile, on the GPU too",
     )
     command.add_argument("--data", type=Path, required=True, help="folder of rendered rooms, filled meanwhile")
     command.add_argument("--seconds", type=float, required=True, help="how long it goes on")
     command.add_argument("--processes", type=int, default=1, help="rooms: number of processes that render (default 1)")
     command.add_argument("--models", type=Path, help="folder of the model to start from, in the released layout")
     command.add_argument("--out", type=Path, help="folder for the results, in the released layout")
-    command.add_argument("--pictures", type=int, default=768, help="number of pictures in a step (default 768)")
+    command.add_argument("--pictures", type=int, default=432, help="number of pictures in a step (default 432)")
     command.add_argument("--lr", type=float, default=1e-3, help="largest learning rate (default 0.001)")
     command.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     command.add_argument(
-        "--pixels", type=float, default=1.0, help="level1: weight of the decoded pictures in the loss (default 1)"
+        "--pixels", type=float, default=4.0, help="level1, cascade: weight of decoded pictures in the loss (default 4)"
     )
-    command.add_argument("--least", type=int, default=400, help="number of rooms to begin with (default 400)")
-    command.add_argument(
-        "--beside",
-        action="store_true",
-        help="decoders: leave most of the GPU to the others until both diffusion models are in --out, then learn on "
-        "what these make too",
-    )
+    command.add_argument("--least", type=int, default=150, help="number of rooms to begin with (default 150)")
     command.add_argument("--deeper", action="store_true", help="add a block to the condition encoder before it starts")
     command.add_argument(
         "--precision", choices=tuple(DTYPES)[:2], default="bfloat16", help="type of the products (default bfloat16)"

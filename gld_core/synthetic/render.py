@@ -565,11 +565,11 @@ def render_views(
     return torch.stack(images), torch.stack(depths), cameras
 
 
-def render_scene(
-    seed: int, views: int, height: int, width: int, samples: int = 2, reach: float = 1.0, world: str = "room"
-) -> tuple[Tensor, Tensor, Cameras]:
-    """A room, or another of WORLDS, and a camera path of its own for every seed: images (V, 3, H, W) in [0, 1], depth
-    (V, H, W), cameras, as `render_views` gives them.
+def scene_of(
+    seed: int, views: int, height: int, width: int, reach: float = 1.0, world: str = "room"
+) -> tuple[Room, np.ndarray, np.ndarray]:
+    """A room, or another of WORLDS, and a camera path of its own for every seed: the room, poses (V, 4, 4), OpenCV
+    camera-to-world, and K (3, 3).
 
     `reach` scales how far the camera goes. The same arguments give the same numbers; the world is metric with z up,
     with one K of 60 to 85 degrees across for all views.
@@ -578,5 +578,13 @@ def render_scene(
     room = WORLDS[world](rng)
     c2w = camera_path(room, views, reach)
     focal = width / 2 / np.tan(np.radians(rng.uniform(60, 85)) / 2)
-    K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    return render_views(room, c2w, K, height, width, samples)
+    return room, c2w, np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+
+
+def render_scene(
+    seed: int, views: int, height: int, width: int, samples: int = 2, reach: float = 1.0, world: str = "room"
+) -> tuple[Tensor, Tensor, Cameras]:
+    """The scene of a seed, as `scene_of` makes it: images (V, 3, H, W) in [0, 1], depth (V, H, W), cameras, as
+    `render_views` gives them.
+    """
+    return render_views(*scene_of(seed, views, height, width, reach, world), height, width, samples)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +55,13 @@ def write_room(task: tuple[Path, int]) -> None:
     torch.set_num_threads(1)
     size, world = kind_of(seed)
     images, depth, cameras = render_scene(seed, VIEWS, *size, reach=REACH, world=world)
-    with atomic(room_file(folder, seed)) as temporary, open(temporary, "wb") as file:
-        np.savez(
-            file,
-            images=(images * 255).round().byte().numpy(),
-            depth=depth.half().numpy(),
-            c2w=cameras.c2w.numpy(),
-            K=cameras.K.numpy(),
-        )
+    save_room(folder, seed, (images * 255).round().byte(), depth.half(), cameras.c2w, cameras.K)
+
+
+def save_room(folder: Path, number: int, images: Tensor, depth: Tensor, c2w: Tensor, K: Tensor) -> None:
+    """Write images (V, 3, H, W) uint8, depth (V, H, W) float16, c2w (V, 4, 4) and K (V, 3, 3) of a room."""
+    with atomic(room_file(folder, number)) as temporary, open(temporary, "wb") as file:
+        np.savez(file, images=images.numpy(), depth=depth.numpy(), c2w=c2w.numpy(), K=K.numpy())
 
 
 def write_rooms(folder: Path, seeds: Sequence[int], processes: int, report) -> None:
@@ -94,11 +94,10 @@ def render_from(folder: Path, first: int, step: int, deadline: float) -> None:
         number += step
 
 
-def render_until(folder: Path, processes: int, seconds: float) -> None:
-    """Fill the folder with rooms for so many seconds."""
+def start_rendering(folder: Path, processes: int, seconds: float) -> list[BaseProcess]:
+    """Processes that fill the folder with rooms for so many seconds."""
     context, deadline = get_context("spawn"), time.time() + seconds
     workers = [context.Process(target=render_from, args=(folder, i, processes, deadline)) for i in range(processes)]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
+    return [*workers]

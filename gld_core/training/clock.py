@@ -2,12 +2,14 @@
 
 The stages of `stages.py` draw every scene by itself, so that a training goes on to the same bit anywhere. A GPU would
 wait for that most of the time. Here rooms, cameras and noise are drawn on the device for all scenes of a batch at once,
-and the learning rate follows the time that is left: a training ends when its minutes are over, however fast the device.
+a whole step of a diffusion model is one CUDA graph, and the learning rate follows the time that is left: a training
+ends when its minutes are over, however fast the device.
 """
 
 import threading
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from .. import flow
 from ..checkpoints import DA3_PREFIX, Statistics, find, load_diffusion, without_prefix
 from ..conditioning import DA3_CASCADE_SIZE
 from ..networks.dit import MultiViewDiT, full_float32_convolutions
+from ..networks.layers import attention
 from ..pipeline import load_autoencoder
 from ..synthetic.rooms import LARGE_SIZE, SIZES, read_room
 from .objectives import confident, picture_losses
@@ -28,14 +31,41 @@ from .stages import released_file, write_decoders, write_diffusion, write_model
 # A share of the scenes has its three colours in another order.
 COLOURS_MIXED = 0.3
 ORDERS = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
-# How often a size is drawn; of the largest, a quarter as many scenes fit.
-SHARES = {SIZES[0]: 0.7, SIZES[-1]: 0.15, LARGE_SIZE: 0.15}
-# Numbers of views of a scene for the diffusion models and for the decoders, and of sources among them.
-VIEWS, DECODER_VIEWS, SOURCES = (4, 6, 6, 6, 8, 10), (2, 4, 4, 6, 6, 8), (1, 2, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What all scenes of a batch have alike: height and width of their pictures, numbers of views and of sources."""
+
+    size: tuple[int, int]
+    views: int
+    sources: int
+
+
+WIDE, SQUARE = SIZES[0], SIZES[-1]
+# The batches of a training and how often each is drawn.
+SHAPES = {
+    Shape(WIDE, 6, 2): 0.3,
+    Shape(WIDE, 6, 1): 0.15,
+    Shape(WIDE, 8, 3): 0.15,
+    Shape(WIDE, 8, 4): 0.1,
+    Shape(SQUARE, 6, 2): 0.12,
+    Shape(LARGE_SIZE, 6, 2): 0.18,
+}
+# Those of the decoders: cameras are to be found in two to four photographs.
+DECODER_SHAPES = {
+    Shape(WIDE, 2, 1): 0.15,
+    Shape(WIDE, 4, 1): 0.35,
+    Shape(WIDE, 6, 1): 0.2,
+    Shape(SQUARE, 4, 1): 0.1,
+    Shape(LARGE_SIZE, 4, 1): 0.2,
+}
+# The backbone's blocks behind level 1 that attend over all views. The last one's output is level 3.
+ACROSS = (9, 11)
 CAMERA_DROP = 0.1
 WARMUP = 100
-# The decoders are to learn from what the diffusion models make at last, so their rate falls late.
-DECODER_HOLD = 0.75
+# Decay of the averaged weights in a step.
+EMA = 0.998
 # With this the nodes sample the small model.
 SAMPLE_STEPS, CFG = 4, 1.5
 
@@ -57,6 +87,11 @@ class Scenes:
     @property
     def grid(self) -> tuple[int, int]:
         return self.images.shape[-2] // 14, self.images.shape[-1] // 14
+
+    def copy_(self, other: "Scenes") -> None:
+        """Take the values of scenes of the same shape."""
+        for name in ("images", "depth", "c2w", "K"):
+            getattr(self, name).copy_(getattr(other, name))
 
 
 @dataclass
@@ -83,6 +118,11 @@ class Pool:
     stacks: dict[tuple[int, int], Stack] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
     waiting: list[tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Kept here, since a copy from the host waits for the device.
+        self.orders = torch.tensor(ORDERS, device=self.device)
+        self.across = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64, device=self.device))
 
     def watch(self) -> None:
         """Read new files from now on, in a thread of its own."""
@@ -112,27 +152,36 @@ class Pool:
             self.stacks[size].add(room, self.device)
         return sum(stack.count for stack in self.stacks.values())
 
-    def draw(self, pictures: int, rng: np.random.Generator, views: tuple[int, ...] = VIEWS) -> Scenes:
-        """As many scenes of one size as have about so many pictures of 126x70; mirrored, and with other colours."""
-        sizes = list(self.stacks)
-        shares = np.array([SHARES[size] for size in sizes])
-        size = sizes[int(rng.choice(len(sizes), p=shares / shares.sum()))]
-        stack, V = self.stacks[size], int(rng.choice(views))
-        N = int(rng.choice([n for n in SOURCES if n < V]))
-        B = max(1, round(pictures * 70 * 126 / (size[0] * size[1]) / V))
-        device = self.device
+    def draw(self, shape: Shape, pictures: int) -> Scenes:
+        """As many scenes of a shape as have about so many pictures of 126x70; mirrored, and with other colours."""
+        (H, W), V = shape.size, shape.views
+        stack, device = self.stacks[shape.size], self.device
+        B = max(1, round(pictures * WIDE[0] * WIDE[1] / (H * W) / V))
         room = torch.randint(stack.count, (B, 1), device=device)
         frame = torch.rand(B, stack.tensors[0].shape[1], device=device).argsort(dim=1)[:, :V]
         images, depth, c2w = (kept[room, frame] for kept in stack.tensors[:3])
-        orders = torch.tensor(ORDERS, device=device)
         order = torch.randint(len(ORDERS), (B,), device=device) * (torch.rand(B, device=device) < COLOURS_MIXED)
-        images = images.gather(2, orders[order][:, None, :, None, None].expand_as(images))
+        images = images.gather(2, self.orders[order][:, None, :, None, None].expand_as(images))
         mirrored = torch.rand(B, device=device) < 0.5
         images = torch.where(mirrored[:, None, None, None, None], images.flip(-1), images)
         depth = torch.where(mirrored[:, None, None, None], depth.flip(-1), depth)
-        across = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64, device=device))
-        c2w = torch.where(mirrored[:, None, None, None], across @ c2w @ across, c2w)
-        return Scenes(images.float() / 255, depth.float(), c2w, stack.tensors[3][room[:, 0]], N)
+        c2w = torch.where(mirrored[:, None, None, None], self.across @ c2w @ self.across, c2w)
+        return Scenes(images.float() / 255, depth.float(), c2w, stack.tensors[3][room[:, 0]], shape.sources)
+
+
+def rigid_inverse(pose: Tensor) -> Tensor:
+    """Inverse of poses (..., 4, 4). `linalg.inv` would wait for the device to learn whether there is one."""
+    out = pose.transpose(-1, -2).clone()
+    out[..., 3, :3] = 0
+    out[..., :3, 3:] = -out[..., :3, :3] @ pose[..., :3, 3:]
+    return out
+
+
+def lens_inverse(K: Tensor) -> Tensor:
+    """Inverse of intrinsics (..., 3, 3) without skew."""
+    out = torch.diag_embed(1 / K.diagonal(dim1=-2, dim2=-1))
+    out[..., :2, 2] = -K[..., :2, 2] / K.diagonal(dim1=-2, dim2=-1)[..., :2]
+    return out
 
 
 def camera_conditions(scenes: Scenes, level: int, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +191,7 @@ def camera_conditions(scenes: Scenes, level: int, known: Tensor) -> tuple[Tensor
     """
     c2w, K = scenes.c2w, scenes.K
     B, V, _, H, W = scenes.images.shape
-    relative = torch.linalg.inv(c2w[:, -1:]) @ c2w
+    relative = rigid_inverse(c2w[:, -1:]) @ c2w
     scale = 1 / (relative[:, :, :3, 3].abs().amax(dim=(1, 2)) + 1e-8)
     y, x = torch.meshgrid(
         torch.arange(H, dtype=torch.float64, device=K.device),
@@ -150,7 +199,7 @@ def camera_conditions(scenes: Scenes, level: int, known: Tensor) -> tuple[Tensor
         indexing="ij",
     )
     pixels = torch.stack([x - 0.5, y + 0.5, torch.ones_like(x)]).flatten(1)
-    direction = (relative[:, :, :3, :3] @ torch.linalg.inv(K)[:, None] @ pixels).float()
+    direction = (relative[:, :, :3, :3] @ lens_inverse(K)[:, None] @ pixels).float()
     direction = direction / direction.square().sum(dim=2, keepdim=True).sqrt()
     origin = (relative[:, :, :3, 3] * scale[:, None, None]).float()[..., None].expand_as(direction)
     rays = torch.cat([direction, torch.linalg.cross(origin, direction, dim=2)], dim=2).unflatten(3, (H, W))
@@ -158,7 +207,7 @@ def camera_conditions(scenes: Scenes, level: int, known: Tensor) -> tuple[Tensor
     mask[:, scenes.sources :] = 1
     camera_map = torch.cat([mask, rays * known.view(B, 1, 1, 1, 1)], dim=2)
 
-    w2c = torch.linalg.inv(c2w)
+    w2c = rigid_inverse(c2w)
     w2c[:, :, :3, 3] *= scale[:, None, None]
     eye = torch.eye(4, dtype=torch.float64, device=K.device)
     w2c = torch.where(known.view(B, 1, 1, 1), w2c, eye)
@@ -169,7 +218,7 @@ def camera_conditions(scenes: Scenes, level: int, known: Tensor) -> tuple[Tensor
     lifted[:, 0, 0, 0], lifted[:, 0, 1, 1] = K[:, 0, 0] / width, K[:, 1, 1] / height
     lifted[:, 0, 0, 2], lifted[:, 0, 1, 2] = K[:, 0, 2] / width - 0.5, K[:, 1, 2] / height - 0.5
     P = lifted @ w2c
-    matrices = torch.stack([P.transpose(2, 3), torch.linalg.inv(w2c) @ lifted, P], dim=2)
+    matrices = torch.stack([P.transpose(2, 3), rigid_inverse(w2c) @ lifted, P], dim=2)
     return camera_map, matrices.float()
 
 
@@ -185,15 +234,19 @@ class Networks:
         self.backbone, self.camera_decoder, self.gld_head, self.rgb_decoder = (
             network.float() for network in networks.values()
         )
+        # Half precision is as good as what is kept on disk, and bfloat16 is not.
+        self.encoder = deepcopy(self.backbone).half() if device.type == "cuda" else self.backbone
         self.statistics = [
             Statistics(*(value.to(device) for value in (s.mean, s.var)))
             for s in (self.autoencoder.statistics[f"normalization{level}"] for level in (0, 1))
         ]
 
     @torch.no_grad()
-    def raw(self, images: Tensor, levels: int = 2) -> list[Tensor]:
-        """images (B, V, 3, H, W) -> raw features (B * V, 1 + h*w, C) of the first levels."""
-        return self.backbone(images.flatten(0, 1), levels, scenes=len(images))
+    def raw(self, images: Tensor) -> list[Tensor]:
+        """images (B, V, 3, H, W) -> raw features (B * V, 1 + h*w, C) of levels 0 and 1."""
+        flat = images.flatten(0, 1).to(self.encoder.norm.weight.dtype)
+        with torch.autocast(images.device.type, enabled=False):
+            return [level.float() for level in self.encoder(flat, 2, scenes=len(images))]
 
     def latent(self, raw: Tensor, level: int, scenes: int) -> Tensor:
         """Raw features to normalised ones (B, V, h*w, C)."""
@@ -318,6 +371,38 @@ class FlowLoss(nn.Module):
 FEATURE_NOISE, LEVEL_DROP = 0.35, 0.1
 
 
+def first_view_matches(scenes: Scenes) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the first view shows what is in the middle of the patches of the others, by depth and cameras.
+
+    wanted (B, V - 1, n, n): shares of the first view's patches, of four at most; move (B, V - 1, n, 2): columns and
+    rows to it, in patches; seen (B, V - 1, n): 1 where the first view shows it, 0 where not.
+    """
+    h, w = scenes.grid
+    V, _, H, W = scenes.images.shape[1:]
+    device = scenes.depth.device
+    y, x = (torch.arange(size // 14, dtype=torch.float64, device=device) * 14 + 7 for size in (H, W))
+    x, y = torch.meshgrid(x, y, indexing="xy")
+    pixels = torch.stack([x + 0.5, y + 0.5, torch.ones_like(x)], dim=-1).flatten(0, 1)
+    depth = scenes.depth[:, 1:, 7::14, 7::14].flatten(2).double()
+    points = torch.einsum("bij,nj->bni", lens_inverse(scenes.K), pixels)[:, None] * depth[..., None]
+    step = rigid_inverse(scenes.c2w[:, :1]) @ scenes.c2w[:, 1:]
+    points = points @ step[..., :3, :3].transpose(-1, -2) + step[..., None, :3, 3]
+    away = points[..., 2]
+    place = points @ scenes.K[:, None].transpose(-1, -2)
+    place = place[..., :2] / place[..., 2:]
+    end = torch.tensor([W, H], device=device)
+    pixel = torch.minimum(place.clamp(min=0), end - 1).long()
+    there = scenes.depth[:, :1].flatten(2).expand(-1, V - 1, -1).gather(2, pixel[..., 1] * W + pixel[..., 0])
+    seen = ((away > 0.1) & ((place > 0) & (place < end)).all(dim=-1) & ((there - away).abs() < 0.1 * away)).float()
+    grid = torch.minimum((place / 14 - 0.5).clamp(min=0), end / 14 - 1).float()
+    shares = [
+        (1 - (grid[..., i, None] - torch.arange(size, device=device)).abs()).clamp(min=0)
+        for i, size in enumerate((w, h))
+    ]
+    wanted = (shares[1][..., :, None] * shares[0][..., None, :]).flatten(-2)
+    return wanted, grid - (pixels[:, :2] / 14 - 0.5).float(), seen
+
+
 def quaternions(R: Tensor) -> Tensor:
     """(..., 3, 3) rotations of less than half a turn -> (..., 4) quaternions x, y, z, w with w above 0."""
     w = (1 + R.diagonal(dim1=-2, dim2=-1).sum(-1)).clamp(min=1e-6).sqrt() / 2
@@ -328,15 +413,22 @@ def quaternions(R: Tensor) -> Tensor:
 class DecoderLoss(nn.Module):
     """RGB decoder, geometry head, camera decoder and the backbone's blocks behind level 1.
 
-    In turn on features of the pictures, on the same with noise, and, once there are some, on latents that the diffusion
-    models make. Depth and the camera decoder's positions are in metres. Head: rays in each view's own frame, positions
-    0, so that `Geometry.align_to` leaves depth as it is.
+    On features of the pictures ("true"), or on the same with noise ("noisy"). Depth and the camera decoder's positions
+    are in metres. Head: rays in each view's own frame, positions 0, so that `Geometry.align_to` leaves depth as it is.
+
+    Cameras are learned in steps, since nothing is learned of them from their own losses alone: in the blocks over all
+    views, one head of the attention is to look at the patch of the first view that shows the same; from a patch's token
+    behind it, `probe` is to say where that lies; and of these the camera decoder makes cameras.
     """
 
     def __init__(self, networks: Networks):
         super().__init__()
         self.frozen = [networks]
         backbone = networks.backbone
+        self.probe = nn.ModuleList(nn.Linear(backbone.channels // 2, 2) for _ in ACROSS).to(networks.device)
+        self.looks: list[tuple[Tensor, Tensor]] = []
+        for i in ACROSS:
+            backbone.blocks[i].attn.attention = self.attention
         self.trained = nn.ModuleDict(
             {
                 "blocks": backbone.blocks[8:],
@@ -350,39 +442,23 @@ class DecoderLoss(nn.Module):
         with torch.no_grad():
             last.weight[3:6].zero_()
             last.bias[3:6].zero_()
-        # No module's child, since it is not trained here.
-        self.diffusion: dict[int, MultiViewDiT] = {}
-        self.step = 0
 
-    def raw(self, scenes: Scenes, kind: str) -> list[Tensor]:
-        networks = self.frozen[0]
-        B, V = scenes.images.shape[:2]
-        token = networks.raw(scenes.images[:, :1])[1][:, 0]
-        if kind == "made":
-            alone = networks.raw(scenes.images[:, : scenes.sources])
-            sources = [networks.latent(alone[level], level, B) for level in (0, 1)]
-            level1 = sample(self.diffusion[1], sources[1], scenes, 1, None)
-            level0 = sample(self.diffusion[0], sources[0], scenes, 0, level1)
-            return [networks.raw_of(level0, 0, token), networks.raw_of(level1, 1, token)]
-        raw = networks.raw(scenes.images)
-        if kind == "true":
-            return raw
-        noisy = []
-        for level, value in enumerate(raw):
-            latent = networks.latent(value, level, B)
-            size = FEATURE_NOISE * torch.rand(B, 1, 1, 1, device=latent.device)
-            noisy.append(networks.raw_of(latent + size * torch.randn_like(latent), level, token))
-        return noisy
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, transformer_options: dict | None) -> Tensor:
+        self.looks.append((q[:, 0], k[:, 0]))
+        return attention(q, k, v, transformer_options)
 
-    def forward(self, scenes: Scenes) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, scenes: Scenes, kind: str) -> tuple[Tensor, dict[str, Tensor]]:
         networks, (h, w) = self.frozen[0], scenes.grid
         B, V, _, H, W = scenes.images.shape
-        kinds = ("true", "made", "noisy", "made") if self.diffusion else ("true", "true", "noisy")
-        kind = kinds[self.step % len(kinds)]
-        self.step += 1
-        with torch.autocast(scenes.images.device.type, enabled=False), torch.no_grad():
-            raw = self.raw(scenes, kind)
-        raw += networks.backbone.propagate(raw[1], h, w, scenes=B)
+        raw = networks.raw(scenes.images)
+        if kind == "noisy":
+            token = networks.raw(scenes.images[:, :1])[1][:, 0]
+            for level, value in enumerate(raw):
+                latent = networks.latent(value, level, B)
+                size = FEATURE_NOISE * torch.rand(B, 1, 1, 1, device=latent.device)
+                raw[level] = networks.raw_of(latent + size * torch.randn_like(latent), level, token)
+        self.looks.clear()
+        raw = [*raw, *networks.backbone.propagate(raw[1], h, w, scenes=B)]
         ready = [networks.backbone.decoder_ready(level) for level in raw]
         keep = (torch.rand(B, device=ready[0].device) >= LEVEL_DROP).repeat_interleave(V)
         ready[0] = ready[0] * keep[:, None, None]
@@ -391,7 +467,7 @@ class DecoderLoss(nn.Module):
         losses = picture_losses(difference)
         figures = {"psnr": -10 * difference.square().flatten(1).mean(dim=1).log10().mean()}
         # The head costs more than all else, and every fourth picture is enough.
-        some = slice(self.step % 4, None, 4)
+        some = torch.rand(B * V, device=truth.device).argsort()[: B * V // 4]
         maps = networks.gld_head([level[some] for level in ready], H, W)
         error = (maps["depth"].log() - scenes.depth.flatten(0, 1)[some].clamp(min=1e-3).log()).abs()
         y, x = (
@@ -400,23 +476,38 @@ class DecoderLoss(nn.Module):
         )
         x, y = torch.meshgrid(x, y, indexing="xy")
         pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-        rays = (
-            torch.einsum("bij,yxj->byxi", torch.linalg.inv(scenes.K), pixels).float().repeat_interleave(V, dim=0)[some]
-        )
+        rays = torch.einsum("bij,yxj->byxi", lens_inverse(scenes.K), pixels).float().repeat_interleave(V, dim=0)[some]
         ray_error = (maps["ray"][..., :3] - rays).abs().mean(dim=-1)
         losses |= {"depth": confident(error, maps["depth_conf"]), "rays": confident(ray_error, maps["ray_conf"])}
         figures["depth_error"] = error.mean()
         if kind == "true":
+            losses |= self.matching(scenes, raw[2:])
             losses |= self.pose(scenes, raw[3][:, 0], figures)
         total = sum((WEIGHTS[name] * value for name, value in losses.items()), truth.new_zeros(()))
         return total, {f"{name}_{kind}": value.detach() for name, value in (losses | figures).items()}
+
+    def matching(self, scenes: Scenes, raw: list[Tensor]) -> dict[str, Tensor]:
+        """Losses of what the blocks over all views say of where the first view shows the same."""
+        (h, w), (B, V) = scenes.grid, scenes.images.shape[:2]
+        n = h * w
+        wanted, move, seen = first_view_matches(scenes)
+        count = seen.sum().clamp(min=1)
+        looks = moves = seen.new_zeros(())
+        for (q, k), level, probe in zip(self.looks, raw, self.probe, strict=True):
+            q = q.float().unflatten(1, (V, n + 1))[:, 1:, 1:] * q.shape[-1] ** -0.5
+            found = torch.einsum("bvnd,bld->bvnl", q, k.float()).log_softmax(dim=-1)[..., 1 : n + 1]
+            looks = looks - ((wanted * found).sum(dim=-1) * seen).sum() / count
+            token = level[:, 1:, level.shape[-1] // 2 :].unflatten(0, (B, V))[:, 1:]
+            said = probe(nn.functional.layer_norm(token.float(), token.shape[-1:]))
+            moves = moves + ((said - move).abs().sum(dim=-1) * seen).sum() / count
+        return {"looks": looks, "moves": moves}
 
     def pose(self, scenes: Scenes, token: Tensor, figures: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses of the cameras seen from the first: positions in metres, rotations, fields of view."""
         B, V, _, H, W = scenes.images.shape
         decoder = self.frozen[0].camera_decoder
         x = decoder.backbone(token)
-        relative = torch.linalg.inv(scenes.c2w[:, :1]) @ scenes.c2w
+        relative = rigid_inverse(scenes.c2w[:, :1]) @ scenes.c2w
         t, q = relative[..., :3, 3].float().flatten(0, 1), quaternions(relative[..., :3, :3]).float().flatten(0, 1)
         fov = 2 * torch.atan(torch.stack([H / 2 / scenes.K[:, 1, 1], W / 2 / scenes.K[:, 0, 0]], dim=-1)).float()
         found_t, found_q, found_fov = decoder.fc_t(x).float(), decoder.fc_qvec(x).float(), decoder.fc_fov(x).float()
@@ -438,7 +529,10 @@ class DecoderLoss(nn.Module):
         }
 
 
-WEIGHTS = {"rgb": 1, "edges": 1, "borders": 1, "depth": 0.5, "rays": 0.25, "t": 1, "q": 8, "fov": 1, "direction": 0.3}
+WEIGHTS = {
+    "rgb": 1, "edges": 1, "borders": 1, "depth": 0.5, "rays": 0.25,
+    "looks": 0.2, "moves": 0.2, "t": 1, "q": 8, "fov": 1, "direction": 0.3,
+}  # fmt: skip
 
 
 def fit(
@@ -450,66 +544,100 @@ def fit(
     lr: float,
     say: Callable[[str], None],
     seed: int,
-    views: tuple[int, ...] = VIEWS,
-    share: Callable[[float], float] = lambda done: 1.0,
-    hold: float = 0.0,
-    ema_decay: float = 0.996,
-    save_every: float = 40.0,
+    kinds: tuple[str, ...] = (),
+    drawn: dict[Shape, float] = SHAPES,
     precision: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Train what asks for a gradient in `module` for so many seconds: warm-up over WARMUP steps, then half a cosine
-    once the share `hold` of the time is over.
+    """Train what asks for a gradient in `module` for so many seconds: warm-up over WARMUP steps, then half a cosine.
 
-    pool: has rooms. out(averaged weights) every `save_every` seconds and at the end. share(part of the time that is
-    over): of the time in which it computes, the rest it leaves to others on the same device.
+    pool: has rooms. kinds: what `module` is called with in turn, beside the scenes. drawn: the shapes of batches and
+    how often each is drawn. out(averaged weights) at the end.
     """
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0, foreach=True)
-    ema = {name: p.detach().clone() for name, p in parameters.items()}
-    rng, device = np.random.default_rng(seed), pool.device
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    device = pool.device
+    rate = torch.zeros((), device=device)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True, capturable=device.type == "cuda"
+    )
+    ema = [p.detach().clone() for p in parameters]
+    rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    began = saved = said = rested = time.monotonic()
-    sums: dict[str, Tensor] = {}
-    times: dict[str, int] = {}
-    step = 0
-    while (done := (time.monotonic() - began) / seconds) < 1:
-        if step % 20 == 0:
-            rooms = pool.take()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            now = time.monotonic()
-            time.sleep((now - rested) * (1 / share(done) - 1))
-            rested = time.monotonic()
-            if now - said > 10:
-                text = "  ".join(f"{name} {float(total) / times[name]:.4g}" for name, total in sums.items())
-                say(f"{now - began:5.0f} s, step {step}, {rooms} rooms: {text}")
-                sums, times, said = {}, {}, now
-            if now - saved > save_every:
-                out(ema)
-                saved = now
-        falling = max(0.0, (done - hold) / (1 - hold))
-        rate = lr * min(1.0, (step + 1) / WARMUP) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * falling)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        scenes = pool.draw(pictures, rng, views)
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            loss, figures = module(scenes)
+
+    def step(scenes: Scenes, *kind: str) -> dict[str, Tensor]:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32, cache_enabled=False):
+            loss, figures = module(scenes, *kind)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         # Nothing waits for the device: a gradient that is not finite counts as none.
-        for p in parameters.values():
+        for p in parameters:
             if p.grad is not None:
                 p.grad.nan_to_num_(0, 0, 0)
         optimizer.step()
-        optimizer.zero_grad()
-        torch._foreach_lerp_(
-            list(ema.values()), list(parameters.values()), 1 - min(ema_decay, (step + 1) / (step + 10))
-        )
-        for name, value in {**figures, "norm": norm}.items():
-            sums[name] = sums.get(name, 0) + value.detach().float()
+        torch._foreach_lerp_(ema, [p.detach() for p in parameters], 1 - EMA)
+        return {**figures, "norm": norm}
+
+    # Decoders are computed step by step: their head makes tables on the host.
+    recorded = device.type == "cuda" and not kinds
+    graphs: dict[Shape, Recorded] = {}
+    memory = torch.cuda.graph_pool_handle() if recorded else None
+    began = said = time.monotonic()
+    sums: dict[str, Tensor] = {}
+    times: dict[str, int] = {}
+    shapes, shares = list(drawn), np.array(list(drawn.values()))
+    count = 0
+    while (over := (time.monotonic() - began) / seconds) < 1:
+        if count % 20 == 0:
+            found = pool.take()
+        rate.fill_(lr * min(1.0, (count + 1) / WARMUP) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * over))))
+        there = shares * [shape.size in pool.stacks for shape in shapes]
+        shape = shapes[int(rng.choice(len(shapes), p=there / there.sum()))]
+        scenes = pool.draw(shape, pictures)
+        if recorded:
+            if shape not in graphs:
+                graphs[shape] = Recorded(step, scenes, memory)
+            figures = graphs[shape](scenes)
+        else:
+            figures = step(scenes, *([kinds[count % len(kinds)]] if kinds else []))
+        for name, value in figures.items():
+            sums[name] = sums.get(name, 0) + value
             times[name] = times.get(name, 0) + 1
-        step += 1
-    out(ema)
+        count += 1
+        if count % 20 == 0:
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            now = time.monotonic()
+            if now - said > 10:
+                text = "  ".join(f"{name} {float(total) / times[name]:.4g}" for name, total in sums.items())
+                say(f"{now - began:5.0f} s, step {count}, {found} rooms: {text}")
+                sums, times, said = {}, {}, now
+    out(dict(zip(names, ema, strict=True)))
+
+
+class Recorded:
+    """A step on scenes of one shape as a CUDA graph, which is recorded once and then replayed.
+
+    Graphs that share `memory` are replayed one after the other.
+    """
+
+    def __init__(self, step: Callable[[Scenes], dict[str, Tensor]], scenes: Scenes, memory: Any):
+        self.scenes = scenes
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step(scenes)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.empty_cache()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=memory):
+            self.figures = step(scenes)
+
+    def __call__(self, scenes: Scenes) -> dict[str, Tensor]:
+        self.scenes.copy_(scenes)
+        self.graph.replay()
+        return self.figures
 
 
 def deepened(network: MultiViewDiT) -> MultiViewDiT:
@@ -538,16 +666,14 @@ def train(
     device: torch.device,
     pixels: float,
     least: int,
-    beside: bool,
     deeper: bool,
     precision: torch.dtype,
     say: Callable[[str], None],
 ) -> None:
     """Train a `part` (level1, cascade or decoders) of the model in `models`; the result is in `out`.
 
-    rooms: a folder that others fill; it starts with `least` of them. beside: the part decoders leaves most of the
-    device to the others until both diffusion models are in `out`, and learns on what these make from then on.
-    ValueError for numbers that nothing can be trained with.
+    rooms: a folder that others fill; it starts with `least` of them. ValueError for numbers that nothing can be trained
+    with.
     """
     if min(seconds, pictures, lr, least) <= 0:
         raise ValueError("--seconds, --pictures, --lr and --least have to be above 0.")
@@ -565,66 +691,56 @@ def train(
             said = time.monotonic()
             say(f"{part}: {rooms} has {found} rooms of the {least} to begin with; the part rooms renders more.")
     say(f"{part}: {found} rooms after {time.monotonic() - began:.0f} s")
-    if part != "decoders":
-        level = 1 if part == "level1" else 0
-        network = load_diffusion(find(models, "da3", f"level{level}"), "da3", level, dtype=torch.float32)
-        network = (deepened(network) if deeper else network).to(device).requires_grad_(True)
-        network.t_embedder.W.requires_grad_(False)
-        level1 = None
-        if level == 0:
-            level1 = load_diffusion(find(out, "da3", "level1"), "da3", 1, dtype=torch.float32).to(device)
-        loss = FlowLoss(networks, network, level, pixels, level1)
-        path = released_file(out, "da3", f"level{level}")
+    seconds -= time.monotonic() - began
+    if part == "decoders":
+        decoders = DecoderLoss(networks)
+        decoders.trained.requires_grad_(True)
         fit(
-            loss,
+            decoders,
             pool,
-            lambda ema: write_diffusion(path, network, ema),
+            lambda ema: write_decoder_part(out, networks, {**decoders.state_dict(), **ema}),
             seconds,
             pictures,
             lr,
             say,
             seed,
-            precision=precision,
+            ("true", "noisy", "true"),
+            DECODER_SHAPES,
+            precision,
         )
         return
-    decoders = DecoderLoss(networks)
-    decoders.trained.requires_grad_(True)
-    files = [released_file(out, "da3", name) for name in ("level0", "level1")]
-    read = 0.0
-
-    def share(done: float) -> float:
-        nonlocal read
-        if not all(file.exists() for file in files):
-            return 0.4 if beside else 1.0
-        if max(file.stat().st_mtime for file in files) > read:
-            read = time.time()
-            decoders.diffusion = {
-                level: load_diffusion(file, "da3", level, dtype=torch.float32).to(device)
-                for level, file in enumerate(files)
-            }
-        return 1.0
-
-    def write(ema: dict[str, Tensor]) -> None:
-        values = {**decoders.state_dict(), **ema}
-        state = dict(networks.backbone.state_dict())
-        state |= {
-            f"blocks.{8 + int(n.split('.')[0])}.{n.split('.', 1)[1]}": v for n, v in part_of(values, "blocks").items()
-        }
-        state |= {f"norm.{name}": value for name, value in part_of(values, "norm").items()}
-        model = {DA3_PREFIX + name: value for name, value in state.items()}
-        model |= {f"model.head.{name}": value for name, value in part_of(values, "gld_head").items()}
-        model |= {f"model.cam_dec.{name}": value for name, value in part_of(values, "camera_decoder").items()}
-        write_model(out, {name: value.detach().float().cpu().contiguous() for name, value in model.items()})
-        write_decoders(
-            out,
-            "da3",
-            {f"networks.{k}.{n}": v for k in ("gld_head", "rgb_decoder") for n, v in part_of(values, k).items()},
-        )
-
+    level = 1 if part == "level1" else 0
+    network = load_diffusion(find(models, "da3", f"level{level}"), "da3", level, dtype=torch.float32)
+    network = (deepened(network) if deeper else network).to(device).requires_grad_(True)
+    network.t_embedder.W.requires_grad_(False)
+    level1 = None
+    if level == 0:
+        level1 = load_diffusion(find(out, "da3", "level1"), "da3", 1, dtype=torch.float32).to(device)
+    path = released_file(out, "da3", f"level{level}")
     fit(
-        decoders, pool, write, seconds, pictures, lr, say, seed, DECODER_VIEWS, share, DECODER_HOLD, precision=precision
+        FlowLoss(networks, network, level, pixels, level1),
+        pool,
+        lambda ema: write_diffusion(path, network, ema),
+        seconds,
+        pictures,
+        lr,
+        say,
+        seed,
+        precision=precision,
     )
 
 
-def part_of(values: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return without_prefix(values, f"trained.{name}.")
+def write_decoder_part(out: Path, networks: Networks, values: dict[str, Tensor]) -> None:
+    """Write the weights of a `DecoderLoss` as released files."""
+
+    def of(name: str) -> dict[str, Tensor]:
+        return without_prefix(values, f"trained.{name}.")
+
+    state = dict(networks.backbone.state_dict())
+    state |= {f"blocks.{8 + int(n.split('.')[0])}.{n.split('.', 1)[1]}": v for n, v in of("blocks").items()}
+    state |= {f"norm.{name}": value for name, value in of("norm").items()}
+    model = {DA3_PREFIX + name: value for name, value in state.items()}
+    model |= {f"model.head.{name}": value for name, value in of("gld_head").items()}
+    model |= {f"model.cam_dec.{name}": value for name, value in of("camera_decoder").items()}
+    write_model(out, {name: value.detach().float().cpu().contiguous() for name, value in model.items()})
+    write_decoders(out, "da3", {f"networks.{k}.{n}": v for k in ("gld_head", "rgb_decoder") for n, v in of(k).items()})
