@@ -46,7 +46,7 @@ def add(commands) -> None:
     )
     command.add_argument(
         "part",
-        choices=("rooms", "level1", "cascade", "decoders"),
+        choices=("rooms", "level1", "cascade", "decoders", "cameras"),
         help="what is trained; rooms: render them, meanwhile, on the GPU too",
     )
     command.add_argument("--data", type=Path, required=True, help="folder of rendered rooms, filled meanwhile")

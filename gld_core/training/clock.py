@@ -526,12 +526,44 @@ class DecoderLoss(nn.Module):
             "q": (found_q - q).abs().mean(),
             "fov": (found_fov - fov.repeat_interleave(V, dim=0)).abs().mean(),
             "direction": (pointing(found_t) - pointing(t)).abs().mean(),
+            # Where a position is uncertain, the two above make it small.
+            "length": (found_t.norm(dim=-1).add(0.05).log() - t.norm(dim=-1).add(0.05).log())[others].abs().mean(),
         }
+
+
+class CameraLoss(DecoderLoss):
+    """The camera decoder and the backbone's blocks behind level 1, for cameras alone.
+
+    What the blocks make of patches is kept near to what it was, so that the other decoders go on reading it.
+    """
+
+    def __init__(self, networks: Networks):
+        before = deepcopy(networks.backbone)
+        super().__init__(networks)
+        self.before = [before]
+
+    def forward(self, scenes: Scenes, kind: str) -> tuple[Tensor, dict[str, Tensor]]:
+        networks, before, grid = self.frozen[0], self.before[0], scenes.grid
+        B = len(scenes.images)
+        level1 = networks.raw(scenes.images)[1]
+        with torch.no_grad():
+            old = [before.decoder_ready(raw).float() for raw in before.propagate(level1, *grid, scenes=B)]
+        self.looks.clear()
+        raw = networks.backbone.propagate(level1, *grid, scenes=B)
+        moved = [
+            ((networks.backbone.decoder_ready(new).float() - ready) / (ready.flatten(0, 1).std(dim=0) + 1e-4)).square()
+            for new, ready in zip(raw, old, strict=True)
+        ]
+        figures: dict[str, Tensor] = {}
+        losses = {"kept": torch.stack(moved).mean(), **self.matching(scenes, raw)}
+        losses |= self.pose(scenes, raw[1][:, 0], figures)
+        total = sum((WEIGHTS[name] * value for name, value in losses.items()), level1.new_zeros(()))
+        return total, {name: value.detach() for name, value in (losses | figures).items()}
 
 
 WEIGHTS = {
     "rgb": 1, "edges": 1, "borders": 1, "depth": 0.5, "rays": 0.25,
-    "looks": 0.2, "moves": 0.2, "t": 1, "q": 8, "fov": 1, "direction": 0.3,
+    "looks": 0.2, "moves": 0.2, "t": 1, "q": 8, "fov": 1, "direction": 0.3, "length": 0.3, "kept": 3,
 }  # fmt: skip
 
 
@@ -670,7 +702,7 @@ def train(
     precision: torch.dtype,
     say: Callable[[str], None],
 ) -> None:
-    """Train a `part` (level1, cascade or decoders) of the model in `models`; the result is in `out`.
+    """Train a `part` (level1, cascade, decoders or cameras) of the model in `models`; the result is in `out`.
 
     rooms: a folder that others fill; it starts with `least` of them. ValueError for numbers that nothing can be trained
     with.
@@ -692,9 +724,11 @@ def train(
             say(f"{part}: {rooms} has {found} rooms of the {least} to begin with; the part rooms renders more.")
     say(f"{part}: {found} rooms after {time.monotonic() - began:.0f} s")
     seconds -= time.monotonic() - began
-    if part == "decoders":
-        decoders = DecoderLoss(networks)
-        decoders.trained.requires_grad_(True)
+    if part in ("decoders", "cameras"):
+        decoders = DecoderLoss(networks) if part == "decoders" else CameraLoss(networks)
+        trained = decoders.trained.keys() if part == "decoders" else ("blocks", "camera_decoder")
+        for name in trained:
+            decoders.trained[name].requires_grad_(True)
         fit(
             decoders,
             pool,
@@ -704,7 +738,7 @@ def train(
             lr,
             say,
             seed,
-            ("true", "noisy", "true"),
+            ("true", "noisy", "true") if part == "decoders" else ("true",),
             DECODER_SHAPES,
             precision,
         )

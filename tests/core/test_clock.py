@@ -120,12 +120,14 @@ def test_each_part_ends_with_its_time_and_writes_what_is_loaded(random_models, r
     """The cascade learns on what level 1 makes."""
     lines: list[str] = []
     shutil.copytree(random_models / "model_stats", tmp_path / "model_stats")
-    for part in ("level1", "cascade", "decoders"):
+    for part in ("level1", "cascade", "cameras", "decoders"):
         clock.train(
             part, random_models, tmp_path, rooms, 3.0, 12, 1e-3, 0, torch.device("cpu"),
             pixels=1.0, least=2, deeper=False, precision=torch.float32, say=lines.append,
         )  # fmt: skip
-    assert [line.split(":")[0] for line in lines if "rooms after" in line] == ["level1", "cascade", "decoders"]
+    assert [line.split(":")[0] for line in lines if "rooms after" in line] == [
+        "level1", "cascade", "cameras", "decoders",
+    ]  # fmt: skip
     before, after = (load_autoencoder(folder, "da3").networks for folder in (random_models, tmp_path))
     for name in ("backbone", "rgb_decoder", "gld_head", "camera_decoder"):
         old, new = before[name].state_dict(), after[name].state_dict()
