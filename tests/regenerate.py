@@ -17,7 +17,6 @@ import json
 import shutil
 import sys
 import tempfile
-from io import BytesIO
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,22 +28,6 @@ from test_texts import ENGLISH, TABLE, english_texts, help_tables  # noqa: E402
 from test_workflows import WORKFLOWS, load  # noqa: E402
 
 from gld_core.synthetic.random_models import write_random_models  # noqa: E402
-
-# What nano cannot do, and random weights only show noise of: the picture is of the wiring and says so.
-NOT_RUN = {"GLD photographs to scene": "This template needs da3 (7.3 GB). It has not been run for this picture."}
-# Moves the graph below the page's own bars; how wide and high it is there, at most as wide and high as is given.
-FIT = """([width, height]) => {
-    const boxes = app.graph.nodes.map(node => node.getBounding())
-    const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]))
-    const right = Math.max(...boxes.map(box => box[0] + box[2]))
-    const bottom = Math.max(...boxes.map(box => box[1] + box[3]))
-    const size = [right - left, bottom - top]
-    const scale = Math.min(width / size[0], height / size[1])
-    app.canvas.ds.scale = scale
-    app.canvas.ds.offset = [80 / scale - left, 110 / scale - top]
-    app.canvas.draw(true, true)
-    return size.map(length => length * scale)
-}"""
 
 
 def workflows(server: Server, names: list[str]) -> None:
@@ -70,7 +53,7 @@ def pictures(server: Server, names: list[str]) -> None:
         shutil.copy(WORKFLOWS / "inputs/room" / name, photographs)
     Image.open(WORKFLOWS / "inputs/room/room_2.jpg").save(server.base / "input" / "example.png")
     for name in names:
-        picture = wiring(server, name) if name in NOT_RUN else results(server, name)
+        picture = results(server, name)
         picture.save(WORKFLOWS / f"{name}.jpg", quality=85)
         print(WORKFLOWS / f"{name}.jpg", picture.size)
 
@@ -115,24 +98,6 @@ def sheet(rows: dict[str, list[Image.Image]], width: int = 280) -> Image.Image:
         draw.text((width + 55, 10 + line * (height + 40)), label, (235, 235, 235), font)
         for place_in_row, image in enumerate(images):
             place(image, width + 55 + place_in_row * (width + 10), 40 + line * (height + 40))
-    return page
-
-
-def wiring(server: Server, name: str) -> Image.Image:
-    with open_pages(server.url) as open_page:
-        page = open_page()
-        page.add_style_tag(content=".p-toast { display: none }")
-        page.evaluate("app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
-        load(page, name)
-        width, height = page.evaluate(FIT, [2200, 960])
-        page.wait_for_timeout(3000)
-        shot = page.screenshot(clip={"x": 60, "y": 90, "width": width + 40, "height": height + 40})
-    picture = Image.open(BytesIO(shot)).convert("RGB")
-    picture.thumbnail((1200, 800))
-    page = Image.new("RGB", (picture.width, picture.height + 50), (24, 24, 28))
-    page.paste(picture)
-    text, font = ImageDraw.Draw(page), ImageFont.load_default(24)
-    text.text((15, picture.height + 10), NOT_RUN[name], (235, 235, 235), font)
     return page
 
 

@@ -12,7 +12,7 @@ On rooms that it was not trained on, 126x70, views 2 and 7 of ten given, 0, 4, 5
   borders        mean step across borders of patches over the mean step within patches, new views and true ones
   252x140        the first of the rooms, as many as --large says, in pictures twice as wide and high
   cameras        of views 2, 4, 5 and 7, found in the pictures alone: median error of their rotations and of the
-                 directions they lie in, seen from the first
+                 directions they lie in, seen from the first, and how far away they lie over how far they do
 """
 
 import argparse
@@ -120,6 +120,7 @@ def measure(gld: gld_core.GLD, case: Case, table: Table, many_steps: bool) -> No
     for a, b in zip(found[:, :3, 3], meant[:, :3, 3], strict=True):
         off = torch.atan2(torch.linalg.cross(a, b).norm(), a @ b).rad2deg() if a.norm() > 1e-9 else 180.0
         table.add("cameras: median error of direction, degrees", off)
+        table.add("cameras: median of lengths over the true ones", a.norm() / b.norm())
     if many_steps:
         long = gld.decode_rgb(*sample(cameras, LONG_STEPS)).clamp(0, 1)[N:]
         table.add("first rooms: targets in 4 steps, dB", psnr(made[N:], truth).mean())

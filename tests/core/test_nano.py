@@ -1,6 +1,7 @@
 """The small model that ships: what random weights cannot show."""
 
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from torch.nn.functional import grid_sample
 
 import gld_core
 from gld_core.evaluation.benchmark import nearest_sources, render_case, wrong_cameras
-from gld_core.evaluation.metrics import psnr
+from gld_core.evaluation.metrics import angles, psnr
 from gld_core.flow import FAST, RELEASED
 from gld_core.io.images import fit, read_image
+from gld_core.jobs.scene import estimate
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +24,7 @@ N = len(SOURCES)
 # As its template has them.
 STEPS = 4
 # Those of the card, less what another processor's rounding may cost.
-SOURCES_DB, PHOTOGRAPHS_DB = 30.3, 30.5
+TARGETS_DB, SOURCES_DB, PHOTOGRAPHS_DB = 20.7, 30.2, 29.95
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,9 @@ def results(gld, cases):
 
 def test_new_views_are_nearer_to_the_truth_than_the_nearest_photograph(results, cases):
     copied = [case.images[nearest_sources(case.cameras, N)] for case in cases]
-    assert mean_psnr([rgb[N:] for rgb, _ in results], cases) > mean_psnr(copied, cases) + 2.5
+    found = mean_psnr([rgb[N:] for rgb, _ in results], cases)
+    assert found > TARGETS_DB
+    assert found > mean_psnr(copied, cases) + 2.9
 
 
 def test_photographs_come_back_nearly_as_they_are(results, cases):
@@ -74,12 +78,16 @@ def test_photographs_come_back_nearly_as_they_are(results, cases):
 
 
 def test_new_views_do_not_show_their_patches(results):
-    """The mean step across borders is that within, to a tenth."""
+    """The mean step across borders is that within, to a tenth; of rows and of columns alone, to a seventh."""
     targets = torch.cat([rgb[N:] for rgb, _ in results])
+    across, within = [], []
     for dim in (-1, -2):
         steps = targets.diff(dim=dim).abs().mean(dim=(0, 1, -3 - dim))
         border = torch.arange(1, len(steps) + 1) % 14 == 0
-        assert 0.9 < steps[border].mean() / steps[~border].mean() < 1.1
+        across.append(steps[border].mean())
+        within.append(steps[~border].mean())
+        assert 6 / 7 < across[-1] / within[-1] < 8 / 7
+    assert 0.9 < sum(across) / sum(within) < 1.1
 
 
 @pytest.mark.parametrize("scene", ["dl3dv_outdoor", "re10k_indoor"])
@@ -95,10 +103,36 @@ def test_real_photographs_are_decoded_nearly_as_they_are(gld, shared, scene):
     assert psnr(gld.decode_rgb(views, level1, level0).clamp(0, 1), images).mean() > PHOTOGRAPHS_DB
 
 
+def test_cameras_of_photographs_alone_say_where_they_stand(gld, cases):
+    """Roughly. Of views 2, 4, 5 and 7, seen from the first."""
+    off, turned, meant_turns, lengths = [], [], [], []
+    for case in cases:
+        along = [0, 3, 4, 1]
+        found, meant = gld.estimate_cameras(case.images[along]).c2w.double(), case.cameras.c2w[along].double()
+        found, meant = (torch.linalg.inv(c2w[0]) @ c2w[1:] for c2w in (found, meant))
+        turned += angles(found[:, :3, :3].transpose(1, 2) @ meant[:, :3, :3])
+        meant_turns += angles(meant[:, :3, :3])
+        a, b = found[:, :3, 3], meant[:, :3, 3]
+        off += torch.nn.functional.cosine_similarity(a, b).acos().rad2deg().tolist()
+        lengths += (a.norm(dim=1) / b.norm(dim=1)).tolist()
+    assert median(turned) < 0.65 * median(meant_turns)
+    assert median(off) < 20
+    assert 0.6 < median(lengths) < 1.6
+
+
+def test_a_model_that_puts_all_photographs_in_one_point_is_refused(cases):
+    gld = gld_core.load(NANO, keep=True)
+    with torch.no_grad():
+        gld.autoencoder.network("camera_decoder").fc_t.weight.zero_()
+        gld.autoencoder.network("camera_decoder").fc_t.bias.zero_()
+    with pytest.raises(ValueError, match="cannot find the positions of 2 photographs"):
+        estimate(gld.autoencoder, cases[0].images[:2])
+
+
 def test_wrong_cameras_make_wrong_views(gld, results, cases):
     wrong = [sample(gld, case, wrong_cameras(case.cameras, N), steps=STEPS) for case in cases]
     wrong = [gld.decode_rgb(*sampled)[N:].clamp(0, 1) for sampled in wrong]
-    assert mean_psnr([rgb[N:] for rgb, _ in results], cases) > mean_psnr(wrong, cases) + 4
+    assert mean_psnr([rgb[N:] for rgb, _ in results], cases) > mean_psnr(wrong, cases) + 4.6
 
 
 def test_depth_of_new_views_is_that_of_the_scene(results, cases):
@@ -106,7 +140,7 @@ def test_depth_of_new_views_is_that_of_the_scene(results, cases):
         ((geometry.depth - case.depth).abs() / case.depth)[N:].mean()
         for (_, geometry), case in zip(results, cases, strict=True)
     ]
-    assert torch.stack(errors).mean() < 0.25
+    assert torch.stack(errors).mean() < 0.18
 
 
 def test_a_camera_turned_right_moves_the_picture_left(gld, cases):

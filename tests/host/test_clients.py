@@ -29,7 +29,7 @@ def test_nodes_of_an_api_file_can_be_told_apart_by_title(path):
 
 def test_comfy_api_simplified_sets_a_seed_by_title_and_gets_the_pictures(server):
     path = next(path for path in FILES if "posed" in path.name)
-    workflow = ComfyWorkflowWrapper(quick(json.loads(path.read_text(encoding="utf-8")), small=True))
+    workflow = ComfyWorkflowWrapper(quick(json.loads(path.read_text(encoding="utf-8"))))
     (sampler,) = (title for title in workflow.list_nodes() if title == "Sample GLD")
     (pictures,) = (title for title in workflow.list_nodes() if title == "Save Views")
     with warnings.catch_warnings():
@@ -55,7 +55,7 @@ def test_the_example_of_the_docs_runs(server, template_inputs):
     names = ["photographs/room_1.jpg", "photographs/room_2.jpg"]
     example = re.sub(r"^photographs = .*$", f"photographs = {names}", example, flags=re.MULTILINE)
     example = re.sub(r"^servers = .*$", f"servers = {[server.url] * 2}", example, flags=re.MULTILINE)
-    example = example.replace("graph = json.load(file)", "graph = quick(json.load(file), small=True)")
+    example = example.replace("graph = json.load(file)", "graph = quick(json.load(file))")
     example = f"from tests.host.test_templates import quick\n{example}"
     done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -67,7 +67,7 @@ def test_the_example_of_the_docs_runs(server, template_inputs):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_comfy_toolkit_runs_it_and_finds_its_results(server, template_inputs, path):
     client = ComfyClient(base_url=server.url)
-    prompt = quick(client.load_workflow(path), small=path.stem != "GLD photographs to scene")
+    prompt = quick(client.load_workflow(path))
     for node in prompt.values():
         node["inputs"] |= {"seed": 12} if "seed" in node["inputs"] else {}
     result = client.wait(client.submit(prompt), max_wait=600, poll_interval=0.2)

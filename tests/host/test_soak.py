@@ -152,7 +152,7 @@ class TitledJob:
         choose = random.Random(number)
         self.seed, self.sources = choose.randrange(4), choose.choice(([1, 4], [0, 3]))
         content = json.loads((API / "GLD posed scene to new views.json").read_text(encoding="utf-8"))
-        self.prompt = ComfyWorkflowWrapper(quick(content, small=True))
+        self.prompt = ComfyWorkflowWrapper(quick(content))
         with warnings.catch_warnings():
             # Of a title that is not unique.
             warnings.simplefilter("error")

@@ -10,21 +10,18 @@ WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 API = WORKFLOWS / "api"
 
 
-def quick(prompt: dict, small: bool) -> dict:
-    """Small pictures, few steps; the small model or, of da3, the tests' random one."""
+def quick(prompt: dict) -> dict:
+    """Small pictures, few steps, the small model."""
     for node in prompt.values():
         inputs = node["inputs"]
-        own = {"long_side": 84, "steps": 1, "number": 3, "motion.number": 3} | ({"family": "nano"} if small else {})
+        own = {"long_side": 84, "steps": 1, "number": 3, "motion.number": 3, "family": "nano"}
         inputs |= {name: value for name, value in own.items() if name in inputs and not isinstance(inputs[name], list)}
     return prompt
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(API.glob("*.json"))])
 def test_a_workflow_runs(server, template_inputs, name):
-    # nano cannot find the positions of several photographs.
-    prompt = quick(
-        json.loads((API / f"{name}.json").read_text(encoding="utf-8")), small=name != "GLD photographs to scene"
-    )
+    prompt = quick(json.loads((API / f"{name}.json").read_text(encoding="utf-8")))
     result = server.run(prompt)
     assert result.error is None
     saved = {node for node, value in prompt.items() if value["class_type"].startswith(("Save", "GLDExportDataset"))}
@@ -48,7 +45,7 @@ def test_the_note_of_a_workflow_names_what_is_there_and_can_be_read(server, name
     assert "`" not in text
 
 
-def test_nano_says_that_it_takes_one_photograph_without_a_camera(server):
+def test_nano_finds_cameras_for_two_photographs_without(server):
     scene = {"scene": "sample: room", "sources": "2", "targets": "", "long_side": 84}
     backbone = {"backbone": "nano", "weight_dtype": "default", "download": False, "vggt_licence": "not chosen"}
     prompt = {
@@ -58,6 +55,8 @@ def test_nano_says_that_it_takes_one_photograph_without_a_camera(server):
             "class_type": "GLDEstimateCameras",
             "inputs": {"backbone": ["2", 0], "images": ["1", 0], "long_side": 84, "fov": 0},
         },
-        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 1]}},
+        "4": {"class_type": "PreviewAny", "inputs": {"source": ["3", 4]}},
     }
-    assert "cannot find the positions of 2 photographs" in server.run(prompt).error
+    result = server.run(prompt)
+    assert result.error is None
+    assert "of it confirmed by another photograph" in result.history["outputs"]["4"]["text"][0]
