@@ -106,6 +106,18 @@ def angles(R: Tensor) -> Tensor:
     return torch.atan2(skew.norm(dim=-1), trace - 1).rad2deg()
 
 
+def motion_errors(found: Tensor, meant: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors of motions (P, 4, 4) in degrees: of their rotations (P,), and of their translations' directions (P,).
+
+    Opposite directions are 180 degrees apart, as is a motion found to be none; where none is meant it is NaN.
+    """
+    turned = angles(found[:, :3, :3].transpose(1, 2) @ meant[:, :3, :3])
+    a, b = found[:, :3, 3], meant[:, :3, 3]
+    off = torch.atan2(torch.linalg.cross(a, b).norm(dim=1), (a * b).sum(dim=1)).rad2deg()
+    off = torch.where(a.norm(dim=1) > 1e-9, off, 180.0)
+    return turned, torch.where(b.norm(dim=1) > 1e-9, off, torch.nan)
+
+
 def pose_errors(c2w: Tensor, truth: Tensor) -> PoseErrors:
     """Errors of camera-to-world poses (V, 4, 4) in the order of the path, V at least 2.
 
@@ -126,12 +138,8 @@ def pose_errors(c2w: Tensor, truth: Tensor) -> PoseErrors:
     view = torch.arange(len(truth))
     step = torch.linalg.inv(motions(truth, view[:-1], view[1:])) @ motions(aligned, view[:-1], view[1:])
     first, second = torch.triu_indices(len(truth), len(truth), 1)
-    found, meant = motions(c2w, first, second), motions(truth, first, second)
-    turned = angles(found[:, :3, :3].transpose(1, 2) @ meant[:, :3, :3])
-    a, b = found[:, :3, 3], meant[:, :3, 3]
-    moved = b.norm(dim=1) > 1e-9
-    off = torch.atan2(torch.linalg.cross(a, b).norm(dim=1), (a * b).sum(dim=1)).rad2deg()
-    off = torch.where(a.norm(dim=1) > 1e-9, off, 180.0)[moved]
+    turned, off = motion_errors(motions(c2w, first, second), motions(truth, first, second))
+    off = off[~off.isnan()]
     threshold = torch.arange(1, AUC_DEGREES + 1)[:, None]
     shares = [(error < threshold).double().mean(dim=1) for error in (turned, off)]
     return PoseErrors(

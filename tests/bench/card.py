@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import gld_core  # noqa: E402
 from gld_core.evaluation.benchmark import Case, nearest_sources, render_case, wrong_cameras  # noqa: E402
-from gld_core.evaluation.metrics import angles, median_scale, psnr, ssim  # noqa: E402
+from gld_core.evaluation.metrics import angles, median_scale, motion_errors, psnr, ssim  # noqa: E402
 from gld_core.io.images import fit, read_image  # noqa: E402
 from gld_core.synthetic.rooms import LARGE_SIZE  # noqa: E402
 
@@ -113,14 +113,15 @@ def measure(gld: gld_core.GLD, case: Case, table: Table, many_steps: bool) -> No
     along = [0, 3, 4, 1]
     found, meant = gld.estimate_cameras(images[along]).c2w.double(), cameras.c2w[along].double()
     found, meant = (torch.linalg.inv(c2w[0]) @ c2w[1:] for c2w in (found, meant))
-    for turned in angles(found[:, :3, :3].transpose(1, 2) @ meant[:, :3, :3]):
-        table.add("cameras: median rotation error, degrees", turned)
-    for turned in angles(meant[:, :3, :3]):
-        table.add("cameras: median rotation, degrees", turned)
-    for a, b in zip(found[:, :3, 3], meant[:, :3, 3], strict=True):
-        off = torch.atan2(torch.linalg.cross(a, b).norm(), a @ b).rad2deg() if a.norm() > 1e-9 else 180.0
-        table.add("cameras: median error of direction, degrees", off)
-        table.add("cameras: median of lengths over the true ones", a.norm() / b.norm())
+    turned, off = motion_errors(found, meant)
+    for name, values in {
+        "cameras: median rotation error, degrees": turned,
+        "cameras: median rotation, degrees": angles(meant[:, :3, :3]),
+        "cameras: median error of direction, degrees": off,
+        "cameras: median of lengths over the true ones": found[:, :3, 3].norm(dim=1) / meant[:, :3, 3].norm(dim=1),
+    }.items():
+        for value in values:
+            table.add(name, value)
     if many_steps:
         long = gld.decode_rgb(*sample(cameras, LONG_STEPS)).clamp(0, 1)[N:]
         table.add("first rooms: targets in 4 steps, dB", psnr(made[N:], truth).mean())
