@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .render import Material, Room, scene_of
-from .rooms import OTHER_WORLDS, REACH, SIZES, VIEWS, save_room
+from .rooms import OTHER_SEEDS, OTHER_WORLDS, REACH, SIZES, VIEWS, save_room
 
 # The room itself and a power of two, which the reduction likes best. One room in thousands has more.
 MAX_SHAPES = 129
 # Seeds from here on are for evaluation.
-SEEDS_END = 1_000_000
+SEEDS_END = OTHER_SEEDS.stop
 # Rooms that `render_until` draws at once, how many a second the trainings can read, and the numbers of their files.
 TOGETHER, PER_SECOND, FILES = 8, 24, range(100_000, 400_000)
 TEXTURES = (
@@ -418,10 +418,9 @@ def render_until(folder: Path, seconds: float, device: torch.device, workers: in
     loader = iter(DataLoader(Layouts(SIZES[0], FILES[0]), TOGETHER, num_workers=workers))
     began, number = time.monotonic(), FILES[0]
     while time.monotonic() < began + seconds and number + TOGETHER <= FILES[-1]:
-        rooms = Packed(*(part.to(device) for part in next(loader)))
-        images, depth = (values.cpu() for values in render(rooms, *SIZES[0]))
+        rooms = next(loader)
+        images, depth = (part.cpu() for part in render(Packed(*(part.to(device) for part in rooms)), *SIZES[0]))
         for i in range(TOGETHER):
-            K = rooms.K[i].expand(VIEWS, 3, 3)
-            save_room(folder, number + i, images[i], depth[i], rooms.c2w[i].double().cpu(), K.double().cpu())
+            save_room(folder, number + i, images[i], depth[i], rooms.c2w[i], rooms.K[i].expand(VIEWS, 3, 3))
         number += TOGETHER
         time.sleep(max(0.0, began + (number - FILES[0]) / PER_SECOND - time.monotonic()))

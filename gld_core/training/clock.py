@@ -294,13 +294,13 @@ def from_grid(latent: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sample(network: MultiViewDiT, sources: Tensor, scenes: Scenes, level: int, level1: Tensor | None) -> Tensor:
-    """Latents (B, V, h*w, C) that a diffusion model makes in SAMPLE_STEPS steps, guided, from noise of its own."""
+def sample_level1(network: MultiViewDiT, sources: Tensor, scenes: Scenes) -> Tensor:
+    """Latents (B, V, h*w, C) that level 1 makes in SAMPLE_STEPS steps, guided, from noise of its own."""
     B, V = scenes.images.shape[:2]
     x = torch.randn(B, sources.shape[-1], V, *scenes.grid, device=sources.device)
     times = flow.time_grid(SAMPLE_STEPS, flow.default_shift("da3", sources.shape[-1], V)).tolist()
     branches = [
-        prepare(network, sources, scenes, level, torch.full((B,), known, device=sources.device), level1)
+        prepare(network, sources, scenes, 1, torch.full((B,), known, device=sources.device), None)
         for known in (False, True)
     ]
     for t, after in zip(times, times[1:], strict=False):
@@ -334,7 +334,7 @@ class FlowLoss(nn.Module):
         sources = networks.latent(alone[level], level, B)
         level1 = None
         if self.level1[0] is not None:
-            level1 = sample(self.level1[0], networks.latent(alone[1], 1, B), scenes, 1, None)
+            level1 = sample_level1(self.level1[0], networks.latent(alone[1], 1, B), scenes)
         known = torch.rand(B, device=raw[0].device) >= CAMERA_DROP
         prepared = prepare(self.network, sources, scenes, level, known, level1)
         data = to_grid(latents[level], scenes.grid)
@@ -585,8 +585,8 @@ def fit(
     pool: has rooms. kinds: what `module` is called with in turn, beside the scenes. drawn: the shapes of batches and
     how often each is drawn. out(averaged weights) at the end.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    parameters = list(trained.values())
     device = pool.device
     rate = torch.zeros((), device=device)
     optimizer = torch.optim.AdamW(
@@ -622,6 +622,13 @@ def fit(
     while (over := (time.monotonic() - began) / seconds) < 1:
         if count % 20 == 0:
             found = pool.take()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            now = time.monotonic()
+            if now - said > 10:
+                text = "  ".join(f"{name} {float(total) / times[name]:.4g}" for name, total in sums.items())
+                say(f"{now - began:5.0f} s, step {count}, {found} rooms: {text}")
+                sums, times, said = {}, {}, now
         rate.fill_(lr * min(1.0, (count + 1) / WARMUP) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * over))))
         there = shares * [shape.size in pool.stacks for shape in shapes]
         shape = shapes[int(rng.choice(len(shapes), p=there / there.sum()))]
@@ -636,15 +643,7 @@ def fit(
             sums[name] = sums.get(name, 0) + value
             times[name] = times.get(name, 0) + 1
         count += 1
-        if count % 20 == 0:
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            now = time.monotonic()
-            if now - said > 10:
-                text = "  ".join(f"{name} {float(total) / times[name]:.4g}" for name, total in sums.items())
-                say(f"{now - began:5.0f} s, step {count}, {found} rooms: {text}")
-                sums, times, said = {}, {}, now
-    out(dict(zip(names, ema, strict=True)))
+    out(dict(zip(trained, ema, strict=True)))
 
 
 class Recorded:
